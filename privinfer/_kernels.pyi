@@ -1,0 +1,298 @@
+"""Compiled kernels: products over Z_2^64, AES counter mode, distributed and blinded comparison.
+
+Arrays must be C-contiguous, aligned and of exactly the dtype named; anything else raises `TypeError` (type
+or dtype) or `ValueError` (shape, bounds, layout). Size 0 is valid on every axis unless said otherwise. The
+results are new arrays. The GIL is released while a kernel runs, and work beyond some 100 us is split over
+`get_threads()` threads. Results do not depend on the path or on the number of threads.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+def matmul(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Matrix product modulo 2^64.
+
+    Parameters
+    ----------
+    a : uint64 array, shape (M, K)
+        Any values.
+    b : uint64 array, shape (K, N)
+        Any values.
+
+    Returns
+    -------
+    uint64 array, shape (M, N)
+        ``a b mod 2^64``; zeros if K = 0.
+    """
+
+def conv2d(
+    x: NDArray[np.uint64],
+    w: NDArray[np.uint64],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> NDArray[np.uint64]:
+    """Two-dimensional convolution modulo 2^64 (cross-correlation, as in torch), padded with zeros.
+
+    Parameters
+    ----------
+    x : uint64 array, shape (B, C, H, W)
+        Any values.
+    w : uint64 array, shape (O, C / groups, KH, KW)
+        Any values; KH and KW at least 1.
+    stride : (int, int)
+        Down and across, at least 1.
+    padding : (int, int, int, int)
+        Top, left, bottom, right, at least 0.
+    dilation : (int, int)
+        Down and across, at least 1.
+    groups : int
+        Divides C and O.
+
+    Returns
+    -------
+    uint64 array, shape (B, O, OH, OW)
+        OH = (H + top + bottom - dilation (KH - 1) - 1) // stride + 1, at least 1, and OW alike.
+    """
+
+def pack_bits(values: NDArray[np.uint64], bits: int) -> NDArray[np.uint8]:
+    """Pack the low bits of each value densely: bit i of value j is bit ``j * bits + i`` of the stream.
+
+    Parameters
+    ----------
+    values : uint64 array, shape (n,)
+        Any values; bits above the lowest `bits` are ignored.
+    bits : int
+        1 to 64.
+
+    Returns
+    -------
+    uint8 array, shape (ceil(n * bits / 8),)
+        Bit b of the stream is bit ``b % 8`` of byte ``b // 8``; unused bits of the last byte are 0.
+    """
+
+def unpack_bits(data: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint64]:
+    """Inverse of `pack_bits`.
+
+    Parameters
+    ----------
+    data : uint8 array, shape (ceil(count * bits / 8),)
+        Another length, or a non-zero bit after the last value, raises `ValueError`: values have one encoding.
+    bits : int
+        1 to 64.
+    count : int
+        Number of values.
+
+    Returns
+    -------
+    uint64 array, shape (count,)
+        Values below ``2^bits``.
+    """
+
+def prg_u64(key: bytes, counter: int, count: int) -> NDArray[np.uint64]:
+    """Keystream of AES-128 in counter mode (FIPS 197, NIST SP 800-38A), constant time in the key.
+
+    Parameters
+    ----------
+    key : bytes
+        16 bytes.
+    counter : int
+        First block, 0 <= counter < 2^64, encrypted as a 128-bit little-endian number. The last block must lie
+        below 2^64 too.
+    count : int
+        Number of words.
+
+    Returns
+    -------
+    uint64 array, shape (count,)
+        Two little-endian words a block; of the last block the second is dropped if `count` is odd.
+    """
+
+def dcf_gen(
+    alpha: NDArray[np.uint64], bits: int, roots: NDArray[np.uint8], tweak: bytes
+) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint8]]:
+    """Make key pairs of the distributed comparison function ``[x < alpha]``, outputs shared by xor.
+
+    Eprint 2020/1392, figure 1 (Gen), with the output group Z_2 and leaves of 128 outputs, hence
+    L = max(bits - 7, 0) levels. The PRG is AES in Matyas-Meyer-Oseas mode under two fixed keys derived from
+    `tweak`. 4 L + 2 AES calls an instance. Constant time in `alpha` and `roots`.
+
+    Parameters
+    ----------
+    alpha : uint64 array, shape (n,)
+        Secret, each below ``2^bits``.
+    bits : int
+        0 to 63, the domain being ``[0, 2^bits)``. With 0 the only output is 0.
+    roots : uint8 array, shape (n, 2, 16)
+        Secret: the two parties' roots, uniform, fresh for every instance. Bits 0 and 1 are ignored.
+    tweak : bytes
+        16 bytes, public.
+
+    Returns
+    -------
+    cw : uint8 array, shape (n, L, 16)
+        Bit 0 of a word (little-endian) is t_CW^L, bit 1 t_CW^R, the other bits s_CW.
+    vcw : uint64 array, shape (n,)
+        Bit l is V_CW of level l from the root.
+    leaf : uint8 array, shape (n, 16)
+        Correction of the 128 outputs of the leaf.
+
+    All three go to both parties, each with its own root.
+    """
+
+def dcf_eval(
+    party: int,
+    x: NDArray[np.uint64],
+    bits: int,
+    roots: NDArray[np.uint8],
+    cw: NDArray[np.uint8],
+    vcw: NDArray[np.uint64],
+    leaf: NDArray[np.uint8],
+    tweak: bytes,
+) -> NDArray[np.uint8]:
+    """One party's xor shares of ``[x < alpha]``: eprint 2020/1392, figure 1 (Eval).
+
+    L + 1 AES calls an instance, L = max(bits - 7, 0). Constant time in the key; `x` is public.
+
+    Parameters
+    ----------
+    party : int
+        0 or 1.
+    x : uint64 array, shape (n,)
+        Public, each below ``2^bits``.
+    bits : int
+        0 to 63.
+    roots : uint8 array, shape (n, 16)
+        This party's roots.
+    cw, vcw, leaf : arrays, shapes (n, L, 16), (n,), (n, 16)
+        As made by `dcf_gen`; any content is safe, a wrong one gives wrong bits.
+    tweak : bytes
+        16 bytes, as given to `dcf_gen`.
+
+    Returns
+    -------
+    uint8 array, shape (n,)
+        0 or 1.
+    """
+
+def blind_share_bits(r: NDArray[np.uint64], bits: int, p: int, key: bytes) -> NDArray[np.uint8]:
+    """Second shares over Z_p of the bits of r, packed: ``r_i - rho_i mod p`` with rho drawn from `key`.
+
+    This and the four below are the blinded comparison of `privinfer.protocols.mpc.blinded`, where the symbols
+    are explained; csrc/blind/blind.h defines streams and packing. Every 64 values, and what is left, take
+    ``2 ceil(T / 3)`` bytes where p = 37 and ``3 ceil(T / 4)`` where p = 53, T being the number of residues.
+    Constant time in all secrets.
+
+    Parameters
+    ----------
+    r : uint64 array, shape (n,)
+        Secret, each below ``2^bits``.
+    bits : int
+        1 to p - 3.
+    p : int
+        37 or 53.
+    key : bytes
+        16 bytes, used for nothing else.
+
+    Returns
+    -------
+    uint8 array, one dimension
+        `bits` residues a value, packed.
+    """
+
+def blind_mask(
+    party: int,
+    x: NDArray[np.uint64],
+    bits: int,
+    p: int,
+    shares: bytes | NDArray[np.uint8],
+    key_pair: bytes,
+) -> NDArray[np.uint8]:
+    """One evaluator's blinded share of the comparison: ``s c + u`` or ``s c - u``, shifted, packed.
+
+    Parameters
+    ----------
+    party : int
+        0 or 1.
+    x : uint64 array, shape (n,)
+        Each below ``2^bits``.
+    bits : int
+        1 to p - 3.
+    p : int
+        37 or 53.
+    shares : bytes or uint8 array
+        Party 0: the key given to `blind_share_bits`. Party 1: its result; `ValueError` if malformed.
+    key_pair : bytes
+        16 bytes both evaluators have and whoever adds their results has not; used for nothing else.
+
+    Returns
+    -------
+    uint8 array, one dimension
+        ``bits + 1`` residues a value, packed; uniform.
+    """
+
+def blind_zero(
+    first: NDArray[np.uint8], second: NDArray[np.uint8], count: int, bits: int, p: int
+) -> NDArray[np.uint8]:
+    """Find in which sums of two `blind_mask` results there is a zero: ``[x < r] xor beta``.
+
+    Parameters
+    ----------
+    first, second : uint8 arrays, one dimension
+        As made by `blind_mask`; `ValueError` if malformed.
+    count : int
+        Number of values, at most ``2^38``.
+    bits : int
+        1 to p - 3.
+    p : int
+        37 or 53.
+
+    Returns
+    -------
+    uint8 array, shape (count,)
+        0 or 1.
+    """
+
+def blind_beta(key_pair: bytes, count: int) -> NDArray[np.uint8]:
+    """Return the bits beta that `blind_mask` uses, 0 or 1, shape (count,); `count` is at most ``2^38``."""
+
+def blind_valid(data: NDArray[np.uint8], count: int, positions: int, p: int) -> bool:
+    """Tell whether `data` packs residues: each below p, what is left over zero.
+
+    Parameters
+    ----------
+    data : uint8 array, one dimension
+        Of the right length; another raises `ValueError`.
+    count : int
+        Number of values, at most ``2^38``.
+    positions : int
+        Residues a value, 1 to p - 2.
+    p : int
+        37 or 53.
+
+    Returns
+    -------
+    bool
+        Whether it does.
+    """
+
+def get_threads() -> int:
+    """Return the largest number of threads a kernel uses; at first the CPUs of this machine, at most 8."""
+
+def set_threads(count: int) -> None:
+    """Set the largest number of threads a kernel uses, 1 to 256, for the whole process."""
+
+def cpu_features() -> dict[str, bool]:
+    """Return which instruction sets the kernels can use this CPU has."""
+
+def paths() -> list[str]:
+    """Return the code paths this CPU can run, slowest first: "portable", "avx2", "vaes", "avx512"."""
+
+def current_path() -> str:
+    """Return the code path in use, at first the last of `paths`."""
+
+def use_path(name: str) -> None:
+    """Choose a code path for the whole process (for tests); `ValueError` if unknown or unavailable."""

@@ -1,0 +1,230 @@
+"""What every backend offers the runtime: roles, and a player for each.
+
+A player is sans-IO. Each of its phases is a generator that yields :class:`Send`, :class:`Receive` or
+:class:`Progress` and is sent back what was received. The runtime moves the messages; a test can too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from privinfer.errors import ProtocolViolation
+from privinfer.graph import ir
+from privinfer.protocols.randomness import Scope
+
+Role: TypeAlias = str
+
+
+class Phase(IntEnum):
+    """Phases of a session, each with counters of its own; signs of life and farewells count as CONTROL."""
+
+    SETUP = 0
+    OFFLINE = 1
+    ONLINE = 2
+    CONTROL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Give `data` to whoever plays `to`."""
+
+    to: Role
+    step: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Wait for exactly `size` bytes of `step` from whoever plays `source`."""
+
+    source: Role
+    step: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Tell the user how far this phase is."""
+
+    done: int
+    total: int
+    label: str
+
+
+Play: TypeAlias = Generator[Send | Receive | Progress, Any, Any]
+Outputs: TypeAlias = dict[str, npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What the parties agreed to assume of the lines between them; only speed depends on it.
+
+    Attributes
+    ----------
+    comparison : str
+        "fss": comparison keys, dealt ahead, fewest rounds. "blinded": the helper online, fewest bytes.
+        "auto": for each layer what takes less time in all.
+    round_trip : float
+        Seconds.
+    bandwidth : float
+        Bits a second that one party can send.
+    """
+
+    comparison: str = "fss"
+    round_trip: float = 0.0002
+    bandwidth: float = 10e9
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Who sits at the table: the public facts that every player needs.
+
+    Attributes
+    ----------
+    party : mapping
+        The party behind each role.
+    owners : mapping
+        Input name to owner party.
+    receivers : mapping
+        Output name to receiver party.
+    architecture : Architecture
+        What is computed.
+    session : bytes
+        Tag of this very join: manifest and everybody's nonce.
+    network : Network
+        What is assumed of the lines.
+    """
+
+    party: Mapping[Role, str]
+    owners: Mapping[str, str]
+    receivers: Mapping[str, str]
+    architecture: ir.Architecture
+    session: bytes
+    network: Network = Network()
+
+
+@dataclass(frozen=True, slots=True)
+class Private:
+    """What one party alone brings: its signature, its model, its inputs, checked and batch first."""
+
+    sign: Callable[[bytes], bytes] = field(repr=False)
+    verify: Callable[[str, bytes, bytes], None] = field(repr=False)
+    model: ir.Model | None = None
+    inputs: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict, repr=False)
+
+
+class Player(Protocol):
+    """One role at one party.
+
+    Attributes
+    ----------
+    batch : int or None
+        Rows of the inference, where this role is told.
+    rounds : int or None
+        Online messages that this role counted, where it does.
+    """
+
+    batch: int | None
+    rounds: int | None
+
+    def setup(self) -> Play:
+        """Once a session."""
+        ...
+
+    def offline(self, scope: Scope) -> Play:
+        """Before each inference, what does not depend on values."""
+        ...
+
+    def online(self) -> Play:
+        """The inference; a receiver's player returns its Outputs."""
+        ...
+
+    def deal(self, scope: Scope, batch: int) -> Play:
+        """Offline, before the data exist: returns what this role has to keep, or None."""
+        ...
+
+    def resume(self, scope: Scope, kept: bytes | None) -> Play:
+        """Take the place of :meth:`offline`, with what was kept."""
+        ...
+
+    def keep(self) -> bytes | None:
+        """What this role keeps of the setup for everything that is dealt under it; SECRET."""
+        ...
+
+    def restore(self, session: bytes, kept: bytes) -> None:
+        """Take a setup from before in use for :meth:`resume`."""
+        ...
+
+
+class Idle:
+    """A player with nothing to do; roles override the phases they have."""
+
+    batch: int | None = None
+    rounds: int | None = None
+
+    def setup(self) -> Play:
+        """Do nothing."""
+        yield from ()
+
+    def offline(self, scope: Scope) -> Play:
+        """Do nothing."""
+        yield from ()
+
+    def online(self) -> Play:
+        """Do nothing."""
+        yield from ()
+
+    def deal(self, scope: Scope, batch: int) -> Play:
+        """Do nothing."""
+        yield from ()
+
+    def resume(self, scope: Scope, kept: bytes | None) -> Play:
+        """Do nothing."""
+        yield from ()
+
+    def keep(self) -> bytes | None:
+        """Nothing."""
+        return None
+
+    def restore(self, session: bytes, kept: bytes) -> None:
+        """Nothing to restore."""
+
+
+class Backend(Protocol):
+    """A protocol family.
+
+    Attributes
+    ----------
+    name : str
+        As the session file calls it.
+    """
+
+    name: str
+
+    def cast(self, manifest: Any) -> dict[Role, str]:
+        """Every role of a session and the party that plays it."""
+        ...
+
+    def player(self, role: Role, table: Table, private: Private) -> Player:
+        """Who plays a role."""
+        ...
+
+    def keeps(self, role: Role) -> bool:
+        """Whether a role keeps something of what is dealt ahead."""
+        ...
+
+
+@contextmanager
+def blame(culprit: str, step: str) -> Iterator[None]:
+    """Turn a malformed message into a ProtocolViolation that names its sender."""
+    try:
+        yield
+    except ValueError:
+        raise ProtocolViolation("sent a malformed message", culprit=culprit, step=step) from None

@@ -1,0 +1,315 @@
+"""An evaluator: runs the program over mask shares before the inference, over masked values in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from privinfer.backends.base import Idle, Network, Play, Private, Progress, Receive, Send, Table, blame
+from privinfer.backends.mpc import roles
+from privinfer.backends.mpc.helper import agree, pair_seed
+from privinfer.errors import IntegrityError
+from privinfer.graph import fixedpoint as fp
+from privinfer.protocols.mpc import dealing, inputs, linear, opening, outputs
+from privinfer.protocols.mpc.blinded import BlindedReluGate
+from privinfer.protocols.mpc.dealing import Dealt
+from privinfer.protocols.mpc.extend import ExtendGate
+from privinfer.protocols.mpc.gate import Action, FromHelper, Gate, Rounds, ToHelper
+from privinfer.protocols.mpc.relu import ReluGate
+from privinfer.protocols.mpc.truncate import ExactTruncateGate, LocalTruncateGate
+from privinfer.protocols.mpc.wires import Blinded, Masked, MaskShare, masked
+from privinfer.protocols.randomness import SEED_BYTES, U64, Scope, Secret, Seed, Stream
+
+
+@dataclass
+class Prepared:
+    """What an evaluator holds for one inference; used up by it."""
+
+    scope: Scope
+    batch: int
+    program: fp.Program
+    masks: dict[int, MaskShare] = field(default_factory=dict, repr=False)
+    gates: dict[int, Gate] = field(default_factory=dict, repr=False)
+
+
+@dataclass(eq=False, repr=False)
+class Standing(Secret):
+    """What an evaluator holds for as long as a setup lasts: seeds, masked weights.
+
+    `between` is shared with the other evaluator and unknown to the helper; what is dealt ahead needs none.
+    """
+
+    session: bytes
+    pair: Seed
+    weights: Seed
+    between: Seed | None = None
+    operands: dict[int, linear.Operand] = field(default_factory=dict)
+
+
+Get: TypeAlias = Callable[[Receive], Generator[Receive, bytes, bytes]]
+
+
+def _live(wanted: Receive) -> Generator[Receive, bytes, bytes]:
+    """Take a message from the network."""
+    data = yield wanted
+    return data
+
+
+class _Kept:
+    """Takes messages from what was kept, in the order in which they were."""
+
+    def __init__(self, data: bytes) -> None:
+        self.rest = memoryview(data)
+
+    def get(self, wanted: Receive) -> Generator[Receive, bytes, bytes]:
+        """Take a message from the store."""
+        yield from ()
+        if len(self.rest) < wanted.size:
+            raise IntegrityError("what was dealt ahead is incomplete")
+        head, self.rest = self.rest[: wanted.size], self.rest[wanted.size :]
+        return bytes(head)
+
+
+class Evaluator(Idle):
+    """E1 (index 0) or E2 (index 1)."""
+
+    def __init__(self, index: int, program: fp.Program, table: Table, private: Private) -> None:
+        self.index = index
+        self.other = roles.EVALUATORS[1 - index]
+        self.program, self.table, self.private = program, table, private
+        self.standing: Standing | None = None
+        self.stored: Standing | None = None
+        self.prepared: Prepared | None = None
+        self.rounds: int | None = None
+
+    # -- once a session --------------------------------------------------------------------------
+
+    def setup(self) -> Play:
+        """Agree on a seed with the helper; receive the masked weights."""
+        own = Seed.fresh()
+        yield Send(roles.HELPER, roles.SEEDS, own.expose())
+        theirs = yield Receive(roles.HELPER, roles.SEEDS, SEED_BYTES)
+        weights = Seed((yield Receive(roles.MODEL_OWNER, roles.SEEDS, SEED_BYTES)))
+        half = Seed.fresh()
+        yield Send(self.other, roles.SEEDS, half.expose())
+        halves = [half.expose(), (yield Receive(self.other, roles.SEEDS, SEED_BYTES))]
+        between = pair_seed(*(halves if self.index == 0 else reversed(halves)))
+        standing = Standing(self.table.session, pair_seed(theirs, own.expose()), weights, between)
+        yield from self._take_weights(standing, _live)
+        self.standing = standing
+
+    def _take_weights(self, standing: Standing, get: Get) -> Play:
+        stream = Stream(standing.weights, Scope(standing.session, 0), "weights")
+        gates = self.program.bilinear()
+        for k, (step, op) in enumerate(gates):
+            shape = op.op.parameters()["weight"]
+            count = math.prod(shape)
+            size = linear.weights_size(op, self.index)
+            data = yield from get(Receive(roles.MODEL_OWNER, step.index, size))
+            numbers = np.frombuffer(data, dtype="<u8").astype(np.uint64)
+            weight, second = numbers[:count].reshape(shape), numbers[count:] if self.index else None
+            standing.operands[step.index] = linear.operand(step, op, self.index, stream, weight, second)
+            yield Progress(k + 1, len(gates), step.node)
+
+    def keep(self) -> bytes | None:
+        """Seeds and masked weights; with what is dealt under them they last beyond this session."""
+        if self.standing is None:
+            raise IntegrityError("an evaluator keeps a setup that was not made")
+        parts = [self.standing.pair.expose(), self.standing.weights.expose()]
+        for step, _ in self.program.bilinear():
+            one = self.standing.operands[step.index]
+            parts += [one.masked.tobytes(), one.bias.tobytes() if self.index else b""]
+        return b"".join(parts)
+
+    def restore(self, session: bytes, kept: bytes) -> None:
+        """Seeds and masked weights of an earlier setup."""
+        pair, weights = Seed(kept[:SEED_BYTES]), Seed(kept[SEED_BYTES : 2 * SEED_BYTES])
+        self.stored = Standing(session, pair, weights)
+        for _ in self._take_weights(self.stored, _Kept(kept[2 * SEED_BYTES :]).get):
+            pass  # only Progress comes: nothing is awaited
+
+    # -- before an inference ---------------------------------------------------------------------
+
+    def offline(self, scope: Scope) -> Play:
+        """Take the masks' seeds and the helper's parcels; do all work that needs no value."""
+        yield from self._offline(self.standing, scope, _live, self.table.network)
+
+    def resume(self, scope: Scope, kept: bytes | None) -> Play:
+        """The same from the store."""
+        yield from self._offline(self.stored, scope, _Kept(kept or b"").get, Network("fss"))
+
+    def deal(self, scope: Scope, batch: int) -> Play:
+        """Receive what :meth:`offline` would and keep it as it came."""
+        kept = []
+        said: int | None = None
+        for step in self.program.sources():
+            owner = self.table.owners[step.node]
+            data = yield Receive(roles.owner(owner), step.index, inputs.evaluator_size())
+            said = agree(said, inputs.parse_seeds(data, owner)[0], owner)
+            kept.append(data)
+        for step in self.program.steps:
+            size = roles.step_cost(self.program, step, said or 0).dealt[self.index]
+            if size:
+                kept.append((yield Receive(roles.HELPER, step.index, size)))
+            yield Progress(step.index + 1, len(self.program.steps), step.node)
+        return b"".join(kept)
+
+    def _offline(self, standing: Standing | None, scope: Scope, get: Get, network: Network) -> Play:
+        if standing is None:
+            raise IntegrityError("an evaluator deals before its setup")
+        stream = Stream(standing.pair, scope, dealing.DEAL)
+        masks: dict[int, MaskShare] = {}
+        batch: int | None = None
+        for step in self.program.sources():
+            owner = self.table.owners[step.node]
+            data = yield from get(Receive(roles.owner(owner), step.index, inputs.evaluator_size()))
+            said, (seed,) = inputs.parse_seeds(data, owner)
+            batch = agree(batch, said, owner)
+            masks[step.index] = inputs.mask_share(step, (batch, *step.type.shape), seed, scope)
+        program = roles.choose(self.program, network, batch or 0)
+        ready = Prepared(scope, batch or 0, program, masks)
+        between = Stream(standing.between, scope, "blind") if standing.between is not None else None
+        for step in program.steps:
+            if step.index in masks:
+                continue
+            size = roles.step_cost(program, step, ready.batch).dealt[self.index]
+            parcel = (yield from get(Receive(roles.HELPER, step.index, size))) if size else b""
+            dealt = Dealt(self.index, stream, scope, step.index, parcel)
+            with blame(self.table.party[roles.HELPER], step.node):
+                gate = self._prepare(step, dealt, [masks[i] for i in step.inputs], standing, between)
+                dealt.finish()
+            if isinstance(gate, Gate):
+                ready.gates[step.index] = gate
+            masks[step.index] = gate.mask if isinstance(gate, Gate) else gate
+            yield Progress(step.index + 1, len(self.program.steps), step.node)
+        self.prepared = ready
+        yield Send(self.other, roles.READY, b"")
+        yield Receive(self.other, roles.READY, 0)
+        if self.index == 0:
+            for role in self.table.party:
+                if role.startswith(("owner:", "receiver:")):
+                    yield Send(role, roles.READY, ready.batch.to_bytes(inputs.BATCH_BYTES, "little"))
+
+    def _prepare(
+        self,
+        step: fp.Step,
+        dealt: Dealt,
+        xs: list[MaskShare],
+        standing: Standing,
+        between: Stream | None,
+    ) -> Gate | MaskShare:
+        match step.operation:
+            case fp.Bilinear() as op:
+                return linear.LinearGate(step, op, dealt, xs[0], standing.operands[step.index])
+            case fp.Rectify(is_blinded):
+                if not is_blinded:
+                    return ReluGate(dealt, xs[0])
+                if between is None:
+                    raise IntegrityError("a comparison would ask the helper without the evaluators' own seed")
+                return BlindedReluGate(dealt, between, xs[0])
+            case fp.Extend():
+                return ExtendGate(dealt, xs[0])
+            case fp.Truncate() as op:
+                kind = ExactTruncateGate if op.exact else LocalTruncateGate
+                return kind(step, op, dealt, xs[0])
+            case fp.Reveal():
+                return xs[0]
+            case _:
+                return MaskShare(fp.apply_local(step, [x.values for x in xs]), step.type.bits)
+
+    # -- the inference ---------------------------------------------------------------------------
+
+    def online(self) -> Play:
+        """Inputs, comparison of their digests, rounds, outputs."""
+        prepared, self.prepared = self.prepared, None  # never twice
+        if prepared is None:
+            raise IntegrityError("an evaluation was started without fresh correlated randomness")
+        wires: dict[int, Masked] = {}
+        received = []
+        for step in self.program.sources():
+            owner = self.table.owners[step.node]
+            data = yield Receive(roles.owner(owner), step.index, inputs.online_size(step, prepared.batch))
+            one = inputs.Received.parse(
+                step, owner, (prepared.batch, *step.type.shape), data, prepared.scope, self.private.verify
+            )
+            received.append(one)
+            wires[step.index] = one.wire
+        yield Send(self.other, roles.COMPARE, inputs.comparison_message(received))
+        data = yield Receive(self.other, roles.COMPARE, inputs.compared_size(len(received)))
+        inputs.compare(received, data, self.table.party[self.other], prepared.scope, self.private.verify)
+        yield from self._rounds(prepared, wires)
+        for step, op in self.program.reveals():
+            wire, mask = wires[step.inputs[0]], prepared.masks[step.index]
+            to = roles.receiver(self.table.receivers[op.output])
+            yield Send(to, step.index, outputs.message(self.index, wire, mask))
+
+    def _rounds(self, prepared: Prepared, wires: dict[int, Masked]) -> Play:
+        """Advance all gates that are ready together: in each round everybody sends, then everybody reads."""
+        total = roles.rounds(prepared.program)
+        waiting = [s for s in prepared.program.steps if s.index not in wires]
+        running: dict[int, tuple[Rounds, Action]] = {}
+        count = 0
+        while True:
+            waiting = self._advance(waiting, prepared, wires, running)
+            if not running:
+                self.rounds = count
+                return
+            order = sorted(running)
+            opened = {i: a for i in order if isinstance(a := running[i][1], Blinded)}
+            own = list(opened.values())
+            for i in order:
+                if isinstance(asked := running[i][1], ToHelper):
+                    yield Send(roles.HELPER, i, asked.data)
+            if own:
+                yield Send(self.other, roles.ROUND + count, opening.message(own))
+            heard: dict[int, Masked | bytes | None] = {}
+            for i in order:
+                if isinstance(answer := running[i][1], FromHelper):
+                    heard[i] = (yield Receive(roles.HELPER, i, answer.size)) if answer.size else b""
+            if own:
+                data = yield Receive(self.other, roles.ROUND + count, opening.message_size(own))
+                with blame(self.table.party[self.other], f"round {count}"):
+                    theirs = opening.parse(data, own)
+                heard |= {i: opening.combine(a, b) for i, a, b in zip(opened, own, theirs, strict=True)}
+            for i in order:
+                rounds = running[i][0]
+                try:
+                    with blame(self.table.party[roles.HELPER], f"round {count}"):
+                        running[i] = (rounds, rounds.send(heard.get(i)))
+                except StopIteration as done:
+                    wires[i] = done.value
+                    del running[i]
+            count += 1
+            yield Progress(count, total, "round")
+
+    def _advance(
+        self,
+        waiting: list[fp.Step],
+        prepared: Prepared,
+        wires: dict[int, Masked],
+        running: dict[int, tuple[Rounds, Action]],
+    ) -> list[fp.Step]:
+        """Start every step whose inputs are there; what needs no round is done at once."""
+        later = []
+        for step in waiting:
+            if any(i not in wires for i in step.inputs):
+                later.append(step)
+                continue
+            xs = [wires[i] for i in step.inputs]
+            gate = prepared.gates.pop(step.index, None)
+            if isinstance(step.operation, fp.Reveal):
+                wires[step.index] = xs[0]
+            elif gate is None:
+                values: list[U64] = [x.values for x in xs]
+                wires[step.index] = masked(fp.apply_local(step, values), step.type.bits)
+            else:
+                rounds = gate.evaluate(xs[0])
+                try:
+                    running[step.index] = (rounds, next(rounds))
+                except StopIteration as done:
+                    wires[step.index] = done.value
+        return later

@@ -1,0 +1,121 @@
+"""The helper: deals correlated randomness before each inference and never sees a masked value."""
+
+from __future__ import annotations
+
+from privinfer.backends.base import Idle, Network, Play, Progress, Receive, Send, Table
+from privinfer.backends.mpc import roles
+from privinfer.errors import InputError
+from privinfer.graph import fixedpoint as fp
+from privinfer.protocols.mpc import blinded, dealing, extend, inputs, linear, relu, truncate
+from privinfer.protocols.mpc.wires import MaskPair
+from privinfer.protocols.randomness import SEED_BYTES, Scope, Seed, Stream, derive
+
+
+def pair_seed(from_helper: bytes, from_evaluator: bytes) -> Seed:
+    """The seed a helper and an evaluator share: both contribute, so one good source is enough."""
+    return Seed(derive(from_helper, "pair", from_evaluator, size=SEED_BYTES))
+
+
+def agree(batch: int | None, said: int, owner: str) -> int:
+    """The one batch size of all inputs; InputError names the owner that differs from those before."""
+    if batch is not None and said != batch:
+        raise InputError(f"brings {said} rows where others bring {batch}", culprit=owner)
+    return said
+
+
+class Helper(Idle):
+    """Runs the program over masks alone."""
+
+    def __init__(self, program: fp.Program, table: Table) -> None:
+        self.program, self.table = program, table
+        self.seeds: list[Seed] = []
+        self.weights: dict[int, MaskPair] = {}
+        self.chosen = program
+        self.answerers: dict[int, blinded.Answerer] = {}
+        self.batch: int | None = None
+
+    def setup(self) -> Play:
+        """Agree on a seed with each evaluator; learn the weights' masks."""
+        for evaluator in roles.EVALUATORS:
+            own = Seed.fresh()
+            yield Send(evaluator, roles.SEEDS, own.expose())
+            theirs = yield Receive(evaluator, roles.SEEDS, SEED_BYTES)
+            self.seeds.append(pair_seed(own.expose(), theirs))
+        data = yield Receive(roles.MODEL_OWNER, roles.SEEDS, 2 * SEED_BYTES)
+        scope = Scope(self.table.session, 0)
+        first, second = (Stream(Seed(data[k : k + SEED_BYTES]), scope, "weights") for k in (0, SEED_BYTES))
+        for step, op in self.program.bilinear():
+            self.weights[step.index] = linear.weight_mask(step, op, (first, second))
+
+    def offline(self, scope: Scope) -> Play:
+        """Deal every gate, in the order of the program."""
+        yield from self._offline(scope, self.table.network)
+
+    def _offline(self, scope: Scope, network: Network) -> Play:
+        dealer = dealing.Dealer(
+            (Stream(self.seeds[0], scope, dealing.DEAL), Stream(self.seeds[1], scope, dealing.DEAL)), scope
+        )
+        masks: dict[int, MaskPair] = {}
+        batch: int | None = None
+        for step in self.program.sources():
+            owner = self.table.owners[step.node]
+            data = yield Receive(roles.owner(owner), step.index, inputs.helper_size())
+            said, (first, second) = inputs.parse_seeds(data, owner)
+            batch = agree(batch, said, owner)
+            masks[step.index] = inputs.mask_pair(step, (batch, *step.type.shape), (first, second), scope)
+        self.batch = batch
+        self.answerers.clear()
+        self.chosen = roles.choose(self.program, network, batch or 0)
+        total = len(self.program.steps)
+        for step in self.chosen.steps:
+            if step.index in masks:
+                continue
+            dealer.step = step.index
+            masks[step.index] = self._deal(step, dealer, [masks[i] for i in step.inputs])
+            for evaluator, parcel in zip(roles.EVALUATORS, dealer.collect(), strict=True):
+                if parcel:
+                    yield Send(evaluator, step.index, parcel)
+            yield Progress(step.index + 1, total, step.node)
+
+    def deal(self, scope: Scope, batch: int) -> Play:
+        """Comparison keys for everything, since nobody waits for them; the helper itself keeps nothing."""
+        yield from self._offline(scope, Network("fss"))
+
+    def resume(self, scope: Scope, kept: bytes | None) -> Play:
+        """Nothing is left to do: what was dealt ahead asks no helper."""
+        self.answerers.clear()
+        self.chosen = self.program
+        self.batch = None
+        yield from ()
+
+    def online(self) -> Play:
+        """Answer the comparisons that were chosen to ask."""
+        names = self.table.party[roles.E1], self.table.party[roles.E2]
+        for step in roles.asking(self.chosen):
+            size = roles.step_cost(self.chosen, step, self.batch or 0).asked
+            asked = []
+            for evaluator in roles.EVALUATORS:
+                asked.append((yield Receive(evaluator, step.index, size)))
+            answer = self.answerers.pop(step.index).answer(asked[0], asked[1], names)
+            if answer:
+                yield Send(roles.E2, step.index, answer)
+
+    def _deal(self, step: fp.Step, dealer: dealing.Dealer, xs: list[MaskPair]) -> MaskPair:
+        match step.operation:
+            case fp.Bilinear() as op:
+                return linear.deal(step, op, dealer, xs[0], self.weights[step.index])
+            case fp.Rectify(is_blinded):
+                if not is_blinded:
+                    return relu.deal(dealer, xs[0])
+                mask, self.answerers[step.index] = blinded.deal(dealer, xs[0])
+                return mask
+            case fp.Extend():
+                return extend.deal(dealer, xs[0])
+            case fp.Truncate() as op:
+                return truncate.deal(step, op, dealer, xs[0])
+            case fp.Reveal():
+                return xs[0]
+            case _:
+                first = fp.apply_local(step, [x.first for x in xs])
+                second = fp.apply_local(step, [x.second for x in xs])
+                return MaskPair(first, second, step.type.bits)

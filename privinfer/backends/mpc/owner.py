@@ -1,0 +1,66 @@
+"""An owner: sends the seeds of its masks before, its masked inputs when both evaluators are ready."""
+
+from __future__ import annotations
+
+import hashlib
+
+from privinfer.backends.base import Idle, Play, Private, Receive, Send, Table
+from privinfer.backends.mpc import roles
+from privinfer.graph import fixedpoint as fp
+from privinfer.protocols.mpc import inputs
+from privinfer.protocols.randomness import Scope
+
+
+class Owner(Idle):
+    """Brings the inputs of one party."""
+
+    def __init__(self, program: fp.Program, table: Table, private: Private, party: str) -> None:
+        self.steps = [s for s in program.sources() if table.owners[s.node] == party]
+        self.private = private
+        self.prepared: list[inputs.MaskedInput] = []
+
+    def offline(self, scope: Scope) -> Play:
+        """Mask under fresh seeds, bound to the data; send only the seeds."""
+        self.prepared = []
+        for step in self.steps:
+            values = fp.encode(self.private.inputs[step.node], step.type.frac)
+            seeds = inputs.InputSeeds.fresh(len(values), hashlib.sha256(values.tobytes()).digest())
+            yield from self._send(step, seeds)
+            self.prepared.append(inputs.mask_input(step, values, seeds, scope, self.private.sign))
+        yield from self._ready()
+
+    def deal(self, scope: Scope, batch: int) -> Play:
+        """Send seeds for data that do not exist yet, and keep them."""
+        kept = []
+        for step in self.steps:
+            seeds = inputs.InputSeeds.fresh(batch)
+            yield from self._send(step, seeds)
+            kept.append(seeds.to_helper())
+        return b"".join(kept)
+
+    def resume(self, scope: Scope, kept: bytes | None) -> Play:
+        """Mask under the seeds that were kept."""
+        self.prepared = []
+        size = inputs.helper_size()
+        for k, step in enumerate(self.steps):
+            seeds = inputs.InputSeeds.parse((kept or b"")[k * size : (k + 1) * size])
+            values = fp.encode(self.private.inputs[step.node], step.type.frac)
+            self.prepared.append(inputs.mask_input(step, values, seeds, scope, self.private.sign))
+        yield from self._ready()
+
+    def _ready(self) -> Play:
+        """Wait until both evaluators hold everything that was dealt."""
+        ready = yield Receive(roles.E1, roles.READY, inputs.BATCH_BYTES)
+        self.batch = int.from_bytes(ready, "little")
+
+    def _send(self, step: fp.Step, seeds: inputs.InputSeeds) -> Play:
+        for k, evaluator in enumerate(roles.EVALUATORS):
+            yield Send(evaluator, step.index, seeds.to_evaluator(k))
+        yield Send(roles.HELPER, step.index, seeds.to_helper())
+
+    def online(self) -> Play:
+        """The masked values, the same to both evaluators."""
+        prepared, self.prepared = self.prepared, []
+        for step, masked in zip(self.steps, prepared, strict=True):
+            for evaluator in roles.EVALUATORS:
+                yield Send(evaluator, step.index, masked.online())

@@ -1,0 +1,298 @@
+"""The `privinfer` command: arguments in, one line of error and one of hint out, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from privinfer import __version__, insecure
+from privinfer.backends.base import Phase, Progress, Role
+from privinfer.cli import demo as demo_command
+from privinfer.errors import ConfigError, InputError, PrivinferError
+from privinfer.graph import ir
+from privinfer.graph.load import from_onnx
+from privinfer.io.arrays import read_array
+from privinfer.runtime.party import BACKENDS, Session, check_names
+from privinfer.runtime.store import Store
+from privinfer.session.identity import Identity
+from privinfer.session.manifest import Manifest
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # its tracebacks would show local variables, shares among them
+    help="One neural network over data held by several parties; only the agreed receiver learns the output.",
+)
+
+RangeOption = Annotated[
+    list[str] | None, typer.Option("--range", metavar="NAME=LOW:HIGH", help="Range of an input.")
+]
+BitsOption = Annotated[int | None, typer.Option(help="Bits of a comparison, public.", show_default="32")]
+StoreOption = Annotated[Path | None, typer.Option(help="Folder for what is dealt ahead.")]
+
+
+@app.command()
+def keygen(
+    name: Annotated[str, typer.Argument(help="Name of the party.")],
+    out: Annotated[Path, typer.Option(help="Folder for NAME.key and NAME.crt.")] = Path("."),
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long the certificate is valid.")] = 365,
+) -> None:
+    """Make a party's key (keep it) and certificate (give it to the session)."""
+    identity = Identity.generate(name, days)
+    key, certificate = out / f"{name}.key", out / f"{name}.crt"
+    if certificate.exists():
+        raise ConfigError(f"{certificate} exists already", hint="choose another folder with --out")
+    identity.save(key)
+    certificate.write_text(identity.certificate_pem)
+    typer.echo(f"{key}  secret, stays here\n{certificate}  public, for the session file")
+    typer.echo(f"sha256 {identity.fingerprint}")
+
+
+@app.command()
+def seal(
+    draft: Annotated[Path, typer.Argument(help="Draft of the session file.")],
+    model: Annotated[Path, typer.Option(help="The model owner's ONNX file.")],
+    out: Annotated[Path, typer.Option(help="Sealed session file, for every party.")] = Path("session.toml"),
+    ranges: RangeOption = None,
+    comparison_bits: BitsOption = None,
+) -> None:
+    """Fix parties, certificates and model in a session file that every party then holds alike."""
+    loaded = load_model(model, ranges, comparison_bits)
+    manifest = Manifest.seal(draft, loaded.architecture.digest())
+    if manifest.backend not in BACKENDS:
+        raise ConfigError(
+            f"backend {manifest.backend!r} cannot run between parties", hint=f"known: {', '.join(BACKENDS)}"
+        )
+    if manifest.backend == insecure.CRYPTEN:
+        insecure.require(insecure.CRYPTEN, manifest.insecure)
+    check_names(manifest, loaded.architecture)
+    manifest.save(out)
+    typer.echo(f"{out}  sha256 {manifest.digest().hex()}")
+
+
+@app.command()
+def party(
+    name: Annotated[str, typer.Argument(help="Which party of the session this is.")],
+    session: Annotated[Path, typer.Option(help="Sealed session file.")] = Path("session.toml"),
+    identity: Annotated[Path | None, typer.Option(help="Key file; NAME.key by default.")] = None,
+    model: Annotated[Path | None, typer.Option(help="ONNX file, for the model owner.")] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="NAME=FILE", help="An input: .npy, .npz or .csv."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the receiver's outputs (.npy).")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write this party's report as JSON.")] = None,
+    ranges: RangeOption = None,
+    comparison_bits: BitsOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Take part in one inference as one party; the others run the same command elsewhere."""
+    sealed = Session.load(session)
+    sealed.manifest.party(name)
+    # an inference is spent once it has begun, so whatever could stop its end is looked at before
+    check_writable(report)
+    check_writable(output / "x" if output is not None else None, make=True)
+    own = {k: read_array(v) for k, v in pairs(inputs, "--input", InputError, "NAME=FILE").items()}
+    loaded = own_model(model, ranges, comparison_bits)
+    mine = {k for k, owner in sealed.manifest.inputs.items() if owner == name}
+    if set(own) != mine:
+        brought = ", ".join(sorted(own)) or "none"
+        raise InputError(
+            f"{name} has to bring {', '.join(sorted(mine)) or 'no input'}, not {brought}",
+            hint="name each of them once with --input NAME=FILE",
+        )
+    key = identity or Path(f"{name}.key")
+    announce(sealed, name)
+    with sealed.join(name, key, model=loaded, progress=teller(name), store=store) as member:
+        result = member.run(own)
+        if report is not None:
+            write_json(report, member.report)
+    if result is None:
+        typer.echo(f"{name}: done; the result is the receiver's alone", err=True)
+        return
+    for shown, value in result.outputs.items():
+        if output is not None:
+            np.save(output / f"{shown}.npy", value)
+            typer.echo(f"{shown} is in {output / f'{shown}.npy'}")
+        else:
+            typer.echo(f"{shown} {np.array2string(value, precision=6, threshold=1000)}")
+
+
+@app.command()
+def deal(
+    name: Annotated[str, typer.Argument(help="Which party of the session this is.")],
+    count: Annotated[int, typer.Option(min=1, help="For how many inferences; the same at all parties.")],
+    session: Annotated[Path, typer.Option(help="Sealed session file.")] = Path("session.toml"),
+    identity: Annotated[Path | None, typer.Option(help="Key file; NAME.key by default.")] = None,
+    model: Annotated[Path | None, typer.Option(help="ONNX file, for the model owner.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Rows of each; the same at all parties.")] = 1,
+    store: StoreOption = None,
+    budget: Annotated[str, typer.Option(help="Disk this store may take: 500M, 4G.")] = "4G",
+    ranges: RangeOption = None,
+    comparison_bits: BitsOption = None,
+) -> None:
+    """Fill the stores before anybody's data come; `party --store` then starts online at once."""
+    sealed = Session.load(session)
+    sealed.manifest.party(name)
+    loaded = own_model(model, ranges, comparison_bits)
+    roles = sealed.manifest.roles_of(name)
+    if store is None and {"owner", "model_owner", "evaluator"} & set(roles):
+        raise ConfigError(f"{name} keeps part of what is dealt", hint="say where with --store FOLDER")
+    key = identity or Path(f"{name}.key")
+    announce(sealed, name)
+    kept = Store(store, sealed.manifest.digest(), name, read_size(budget)) if store is not None else None
+    with sealed.join(name, key, model=loaded, progress=teller(name), store=kept) as member:
+        member.deal(count, batch)
+    typer.echo(f"{name}: dealt for {count} inferences of {batch} rows", err=True)
+
+
+@app.command()
+def demo(
+    patient: Annotated[int, typer.Option(min=0, help="Which synthetic test patient.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="How many patients from there on.")] = 1,
+    report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    examples: Annotated[
+        Path | None, typer.Option(help="Folder `examples/cohort` of the source tree.")
+    ] = None,
+) -> None:
+    """X-ray, genotypes and bloods of a synthetic patient, six processes, one answer for her alone."""
+    check_writable(report)
+    found = demo_command.run(patient, batch, examples)
+    if report is not None:
+        write_json(report, found)
+
+
+def own_model(model: Path | None, ranges: list[str] | None, comparison_bits: int | None) -> ir.Model | None:
+    """The model owner's model; options of it make no sense without."""
+    if model is not None:
+        return load_model(model, ranges, comparison_bits)
+    for option, given in (("--range", ranges), ("--comparison-bits", comparison_bits)):
+        if given is not None:
+            raise ConfigError(f"{option} goes with --model", hint="only the model owner needs it")
+    return None
+
+
+def announce(sealed: Session, name: str) -> None:
+    """Say whom this party waits for."""
+    typer.echo(f"{name}: waiting for {', '.join(n for n in sealed.manifest.names if n != name)}", err=True)
+
+
+def teller(name: str) -> Callable[[Role, Phase, Progress], None]:
+    """One line a finished phase; a person who waits sees that something moves."""
+
+    def tell(role: Role, phase: Phase, event: Progress) -> None:
+        if event.done == event.total:
+            typer.echo(f"{name} ({role}): {phase.name.lower()} done ({event.total} steps)", err=True)
+
+    return tell
+
+
+def read_size(text: str) -> int:
+    """Bytes from 500M, 4G or a number."""
+    found = re.fullmatch(r"(\d{1,15})([KMGT]?)", text.upper())
+    if found is None or not int(found[1]):
+        raise ConfigError(f"--budget {text} is not a size", hint="500M, 4G, or bytes")
+    return int(found[1]) << (10 * " KMGT".index(found[2] or " "))
+
+
+def load_model(path: Path, ranges: list[str] | None, comparison_bits: int | None) -> ir.Model:
+    """An ONNX file with the ranges that were typed, which win over those the file carries."""
+    typed: dict[str, tuple[float, float]] = {}
+    for key, text in pairs(ranges, "--range", ConfigError, "NAME=LOW:HIGH").items():
+        low, _, high = text.partition(":")
+        try:
+            typed[key] = (float(low), float(high))
+        except ValueError:
+            raise ConfigError(f"--range {key}={text} is not NAME=LOW:HIGH") from None
+    return from_onnx(path, typed or None, comparison_bits=32 if comparison_bits is None else comparison_bits)
+
+
+def pairs(given: list[str] | None, option: str, kind: type[PrivinferError], form: str) -> dict[str, str]:
+    """``NAME=VALUE`` arguments as a dictionary."""
+    found: dict[str, str] = {}
+    for text in given or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise kind(f"{option} {text} is not {form}")
+        if key in found:
+            raise kind(f"{option} names {key} twice")
+        found[key] = value
+    return found
+
+
+def check_writable(path: Path | None, *, make: bool = False) -> None:
+    """Raise ConfigError where a file could not be written; `make` makes its folder."""
+    if path is None:
+        return
+    folder = path.parent
+    if make:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make folder {folder}: {(error.strerror or '').lower()}") from None
+    if not folder.is_dir():
+        raise ConfigError(f"cannot write {path}: {folder} is not a folder")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise ConfigError(f"cannot write {path}")
+
+
+def write_json(path: Path, content: dict[str, Any] | None) -> None:
+    """Write a report."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def main() -> None:
+    """Entry point: errors become two lines and an exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except PrivinferError as error:
+        complain(str(error), error.hint)
+        code = error.exit_code
+    except typer.TyperException as error:
+        said = error.format_message()
+        if said:  # else nothing was typed, and the help has been printed
+            complain(said[:1].lower() + said[1:].rstrip("."), "see --help")
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except OSError as error:
+        complain(f"{error.filename or 'a file'}: {(error.strerror or 'cannot be used').lower()}", None)
+        code = 1
+    if code == 130:  # typer turns the key into this code
+        complain("stopped", None)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def complain(message: str, hint: str | None) -> None:
+    """Print an error in the house form."""
+    print(f"privinfer: error: {message}", file=sys.stderr)
+    if hint:
+        print(f"privinfer: hint: {hint}", file=sys.stderr)
+
+
+def version(value: bool) -> None:
+    """Print the version and stop."""
+    if value:
+        typer.echo(f"privinfer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    show: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,519 @@
+"""The graph every backend computes: a public architecture and private parameters, kept apart.
+
+An :class:`Architecture` holds names, shapes, operators and declared ranges; every party of a session
+knows it and agrees on its digest. A :class:`Model` adds the parameters, which only the model owner has.
+Shapes are per sample: the batch is axis 0 of every value and never stands in a shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+import cbor2
+import numpy as np
+import numpy.typing as npt
+
+from privinfer.errors import ConfigError, ModelUnsupported
+
+Shape = tuple[int, ...]
+Array = npt.NDArray[np.float64]
+Parameters = dict[str, dict[str, Array]]
+
+DEFAULT_RANGE = (-16.0, 16.0)
+MAX_ARCHITECTURE_BYTES = 4 << 20
+MAX_ELEMENTS = 1 << 28
+
+
+def conv_output(size: int, kernel: int, stride: int, before: int, after: int, dilation: int = 1) -> int:
+    """Length of one spatial axis after a window of `kernel` taps slides over it."""
+    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+
+
+class Operator:
+    """What each operator tells of itself.
+
+    ``shape(*inputs)`` gives the per-sample shape of the result (or says why the inputs do not fit), and
+    ``parameters()`` the shapes of its secret parameters by name.
+    """
+
+    __slots__ = ()
+
+    def parameters(self) -> dict[str, Shape]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Linear(Operator):
+    """``y = x W + b`` on the last axis; parameters ``weight`` (in, out) and ``bias`` (out,)."""
+
+    inputs: int
+    outputs: int
+
+    def shape(self, x: Shape) -> Shape:
+        _need(bool(x) and x[-1] == self.inputs, f"the last axis has to hold {self.inputs} values, not {x}")
+        return (*x[:-1], self.outputs)
+
+    def parameters(self) -> dict[str, Shape]:
+        return {"weight": (self.inputs, self.outputs), "bias": (self.outputs,)}
+
+
+@dataclass(frozen=True, slots=True)
+class Conv2d(Operator):
+    """Cross-correlation of (C, H, W) with ``weight`` (out, in / groups, KH, KW), plus ``bias`` (out,).
+
+    `padding` is (top, left, bottom, right).
+    """
+
+    inputs: int
+    outputs: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def shape(self, x: Shape) -> Shape:
+        _need(len(x) == 3 and x[0] == self.inputs, f"needs ({self.inputs}, H, W), not {x}")
+        _need(
+            self.groups > 0 and self.inputs % self.groups == 0 and self.outputs % self.groups == 0,
+            f"{self.groups} groups do not divide the channels",
+        )
+        return (self.outputs, *_windows(x, self.kernel, self.stride, self.padding, self.dilation))
+
+    def parameters(self) -> dict[str, Shape]:
+        return {
+            "weight": (self.outputs, self.inputs // max(self.groups, 1), *self.kernel),
+            "bias": (self.outputs,),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Scale(Operator):
+    """``y = x * weight + bias``, one secret pair a position of `axis` (1: the first after the batch)."""
+
+    axis: int
+    size: int
+
+    def shape(self, x: Shape) -> Shape:
+        _need(1 <= self.axis <= len(x) and x[self.axis - 1] == self.size, f"axis {self.axis} of {x}")
+        return x
+
+    def parameters(self) -> dict[str, Shape]:
+        return {"weight": (self.size,), "bias": (self.size,)}
+
+
+@dataclass(frozen=True, slots=True)
+class AvgPool2d(Operator):
+    """Mean over windows; `count_padding` says whether padded zeros count in the divisor."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    count_padding: bool = True
+
+    def shape(self, x: Shape) -> Shape:
+        _need(len(x) == 3, f"needs (C, H, W), not {x}")
+        top, left, bottom, right = self.padding
+        _need(
+            max(top, bottom) < self.kernel[0] and max(left, right) < self.kernel[1],
+            "padding has to be smaller than the window",
+        )
+        return (x[0], *_windows(x, self.kernel, self.stride, self.padding, (1, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Relu(Operator):
+    """``max(x, 0)``, exact."""
+
+    def shape(self, x: Shape) -> Shape:
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class Add(Operator):
+    """Sum of two values of one shape (no broadcasting)."""
+
+    def shape(self, x: Shape, y: Shape) -> Shape:
+        _need(x == y, f"{x} and {y} differ")
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class Multiply(Operator):
+    """Product with a public constant, which is part of the architecture."""
+
+    factor: float
+
+    def shape(self, x: Shape) -> Shape:
+        _need(math.isfinite(self.factor), "the factor is not finite")
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class Concat(Operator):
+    """Concatenation along `axis` (1 is the first after the batch)."""
+
+    axis: int
+
+    def shape(self, *xs: Shape) -> Shape:
+        _need(bool(xs) and 1 <= self.axis <= len(xs[0]), f"no axis {self.axis}")
+        k = self.axis - 1
+        _need(
+            all(len(x) == len(xs[0]) and x[:k] + x[k + 1 :] == xs[0][:k] + xs[0][k + 1 :] for x in xs),
+            f"shapes {list(xs)} do not fit together",
+        )
+        return (*xs[0][:k], sum(x[k] for x in xs), *xs[0][k + 1 :])
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape(Operator):
+    """The same values in row-major order under another per-sample shape."""
+
+    to: Shape
+
+    def shape(self, x: Shape) -> Shape:
+        _need(math.prod(x) == math.prod(self.to), f"{x} cannot become {self.to}")
+        return self.to
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose(Operator):
+    """Axes in another order; `order` permutes 1..k, the batch stays first."""
+
+    order: tuple[int, ...]
+
+    def shape(self, x: Shape) -> Shape:
+        _need(sorted(self.order) == list(range(1, len(x) + 1)), f"order {self.order} of {x}")
+        return tuple(x[k - 1] for k in self.order)
+
+
+Op = Linear | Conv2d | Scale | AvgPool2d | Relu | Add | Multiply | Concat | Reshape | Transpose
+OPS: dict[str, type[Op]] = {
+    cls.__name__: cls
+    for cls in (Linear, Conv2d, Scale, AvgPool2d, Relu, Add, Multiply, Concat, Reshape, Transpose)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A named input with its per-sample shape and the closed range its values are promised to lie in."""
+
+    name: str
+    shape: Shape
+    low: float = DEFAULT_RANGE[0]
+    high: float = DEFAULT_RANGE[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator; its name names its value, `inputs` name inputs or earlier nodes."""
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A named output and the value it shows."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """What the model owner declares in public about numbers.
+
+    Attributes
+    ----------
+    fractional_bits : int
+        f: a real value v travels as round(v 2**f).
+    comparison_bits : int
+        n: ring of every value that is compared or shown; ``|v| < 2**(n - 1 - f)``. A default or a choice:
+        bounds computed from secret weights would leak their norms.
+    basis : str
+        ``"interval"`` where interval analysis proved that every value fits n bits, ``"calibrated"`` where
+        only rows of the model owner's data were tried.
+    error_bound : float or None
+        Largest absolute difference between any output and the same model in float64, over all inputs in
+        range; a power of two, so that it tells little of the weights. None where it was not declared.
+    """
+
+    fractional_bits: int = 16
+    comparison_bits: int = 32
+    basis: str = "interval"
+    error_bound: float | None = None
+
+    MAX_COMPARISON_BITS: ClassVar[int] = 48
+
+    def check(self) -> None:
+        """Raise ConfigError where the bits do not go together."""
+        f, n = self.fractional_bits, self.comparison_bits
+        if not (1 <= f <= 24 and f + 4 <= n <= self.MAX_COMPARISON_BITS):
+            raise ConfigError(
+                f"precision of {f} fractional bits in {n}-bit comparisons is not possible",
+                hint="1 <= fractional_bits <= 24 and fractional_bits + 4 <= comparison_bits <= 48",
+            )
+        if self.basis not in ("interval", "calibrated"):
+            raise ConfigError(f"unknown basis of ranges {self.basis!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The public half of a model: what every party of a session agrees to compute."""
+
+    inputs: tuple[Input, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Output, ...]
+    precision: Precision = Precision()
+
+    def shapes(self) -> dict[str, Shape]:
+        """Per-sample shape of every value; ModelUnsupported names the first node that does not fit."""
+        self.precision.check()
+        shapes: dict[str, Shape] = {}
+        for source in self.inputs:
+            _name(source.name, shapes)
+            if any(d < 1 for d in source.shape) or math.prod(source.shape) > MAX_ELEMENTS:
+                raise ModelUnsupported(f"input {source.name!r}: shape {source.shape} is not possible")
+            if not (math.isfinite(source.low) and math.isfinite(source.high) and source.low <= source.high):
+                raise ModelUnsupported(f"input {source.name!r}: range is not a finite interval")
+            shapes[source.name] = source.shape
+        for node in self.nodes:
+            _name(node.name, shapes)
+            missing = [i for i in node.inputs if i not in shapes]
+            if missing:
+                raise ModelUnsupported(f"node {node.name!r}: no earlier value is called {missing[0]!r}")
+            try:
+                out = node.op.shape(*(shapes[i] for i in node.inputs))
+            except (_Misfit, TypeError) as e:
+                why = str(e) if isinstance(e, _Misfit) else f"{len(node.inputs)} inputs is the wrong number"
+                raise ModelUnsupported(f"node {node.name!r} ({type(node.op).__name__}): {why}") from None
+            if any(d < 1 for d in out) or math.prod(out) > MAX_ELEMENTS:
+                raise ModelUnsupported(f"node {node.name!r}: its output {out} is empty or too large")
+            shapes[node.name] = out
+        if not self.inputs or not self.outputs:
+            raise ModelUnsupported("a model needs at least one input and one output")
+        shown: dict[str, Shape] = {}
+        for output in self.outputs:
+            _name(output.name, shown)
+            shown[output.name] = ()
+            if output.value not in shapes:
+                raise ModelUnsupported(f"output {output.name!r}: no value is called {output.value!r}")
+        return shapes
+
+    def parameter_shapes(self) -> dict[str, dict[str, Shape]]:
+        """Shapes of the parameters of every node that has some."""
+        return {n.name: p for n in self.nodes if (p := n.op.parameters())}
+
+    def to_bytes(self) -> bytes:
+        """Canonical CBOR: equal architectures have equal bytes."""
+        return cbor2.dumps(
+            {
+                "format": "privinfer.architecture/1",
+                "inputs": [[i.name, list(i.shape), float(i.low), float(i.high)] for i in self.inputs],
+                "nodes": [[n.name, type(n.op).__name__, _plain(n.op), list(n.inputs)] for n in self.nodes],
+                "outputs": [[o.name, o.value] for o in self.outputs],
+                "precision": _plain(self.precision),
+            },
+            canonical=True,
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Architecture:
+        """Read what :meth:`to_bytes` wrote.
+
+        Raises
+        ------
+        ConfigError
+            The bytes are no architecture.
+        ModelUnsupported
+            They are, but the graph does not fit together.
+        """
+        if len(data) > MAX_ARCHITECTURE_BYTES:
+            raise ConfigError("the architecture is larger than 4 MiB")
+        try:
+            d = cbor2.loads(data)
+            if d["format"] != "privinfer.architecture/1":
+                raise ConfigError("the architecture is of another version")
+            built = cls(
+                tuple(Input(_str(n), _shape(s), float(lo), float(hi)) for n, s, lo, hi in d["inputs"]),
+                tuple(
+                    Node(_str(n), _read(OPS[op], a), tuple(map(_str, _list(i)))) for n, op, a, i in d["nodes"]
+                ),
+                tuple(Output(_str(n), _str(v)) for n, v in d["outputs"]),
+                _read(Precision, d["precision"]),
+            )
+            same = built.to_bytes() == data
+        except ConfigError:
+            raise
+        except Exception as e:  # a peer's bytes: whatever is wrong with them, they are no architecture
+            raise ConfigError("these bytes are no architecture") from e
+        if not same:
+            raise ConfigError("the architecture is not in its canonical form")
+        try:
+            built.shapes()
+        except (TypeError, ValueError, ArithmeticError) as e:
+            raise ConfigError("the architecture holds an attribute of the wrong kind") from e
+        return built
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes, in hex: what a session's manifest names."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+class Model:
+    """An architecture with its parameters; only the model owner holds one.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        The public half.
+    parameters : dict of dict of ndarray
+        For each node with parameters, float64 arrays by name; shapes as the operator's class says.
+
+    Raises
+    ------
+    ModelUnsupported
+        A parameter is missing, has another shape, or is not finite.
+    """
+
+    __slots__ = ("architecture", "parameters")
+
+    def __init__(self, architecture: Architecture, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+        architecture.shapes()
+        kept: Parameters = {}
+        for node, wanted in architecture.parameter_shapes().items():
+            kept[node] = {}
+            for name, shape in wanted.items():
+                try:
+                    array = np.ascontiguousarray(parameters[node][name], dtype=np.float64)
+                except KeyError:
+                    raise ModelUnsupported(f"node {node!r}: parameter {name!r} is missing") from None
+                if array.shape != shape:
+                    raise ModelUnsupported(f"node {node!r}: {name} has shape {array.shape}, not {shape}")
+                if not np.isfinite(array).all():
+                    raise ModelUnsupported(f"node {node!r}: {name} holds NaN or infinity")
+                kept[node][name] = array
+        self.architecture = architecture
+        self.parameters = kept
+
+    def with_precision(self, precision: Precision) -> Model:
+        """Return the same model under another declared precision."""
+        return Model(dataclasses.replace(self.architecture, precision=precision), self.parameters)
+
+    def __repr__(self) -> str:
+        a = self.architecture
+        count = sum(v.size for p in self.parameters.values() for v in p.values())
+        return (
+            f"Model(inputs={[i.name for i in a.inputs]}, outputs={[o.name for o in a.outputs]}, "
+            f"nodes={len(a.nodes)}, parameters={count} (hidden), digest={a.digest()[:12]})"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a model holds secret weights and is not pickled")
+
+    def walk(self) -> Iterator[tuple[Node, dict[str, Array]]]:
+        """Nodes in order, each with its parameters."""
+        for node in self.architecture.nodes:
+            yield node, self.parameters.get(node.name, {})
+
+
+class _Misfit(Exception):
+    """Shapes that do not go with an operator."""
+
+
+def _need(condition: bool, why: str) -> None:
+    if not condition:
+        raise _Misfit(why)
+
+
+def _windows(
+    x: Shape,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+) -> Shape:
+    _need(min(*kernel, *stride, *dilation) >= 1 and min(padding) >= 0, "window sizes have to be positive")
+    top, left, bottom, right = padding
+    return (
+        conv_output(x[1], kernel[0], stride[0], top, bottom, dilation[0]),
+        conv_output(x[2], kernel[1], stride[1], left, right, dilation[1]),
+    )
+
+
+def _name(name: str, taken: Mapping[str, Shape]) -> None:
+    if not name or len(name) > 200 or not name.isprintable():
+        raise ModelUnsupported("a value has an empty, long or unprintable name")
+    if name in taken:
+        raise ModelUnsupported(f"two values or two outputs are called {name!r}")
+
+
+# What an attribute's annotation admits, in bytes and out of them: equal values have equal bytes.
+_FLOATS = ("float", "float | None")
+
+
+def _plain(thing: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(thing):
+        value = getattr(thing, field.name)
+        if field.type in _FLOATS:
+            value = None if value is None else float(value)
+        elif field.type == "bool":
+            value = bool(value)
+        elif isinstance(value, tuple):
+            value = [int(v) for v in value]
+        elif field.type == "int":
+            value = int(value)
+        found[field.name] = value
+    return found
+
+
+T = TypeVar("T")
+
+
+def _read(cls: type[T], attributes: Any) -> T:
+    """An operator or precision from a peer's attributes, each of the kind its annotation says."""
+    kinds = {f.name: f.type for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if not isinstance(attributes, dict) or attributes.keys() != kinds.keys():
+        raise TypeError("other attributes")
+    return cls(**{k: _attribute(str(kinds[k]), v) for k, v in attributes.items()})
+
+
+def _attribute(kind: str, value: Any) -> Any:
+    if kind == "Shape" or kind.startswith("tuple"):
+        found = _shape(_list(value))
+        wanted = kind.count("int")
+        if kind.startswith("tuple") and "..." not in kind and len(found) != wanted:
+            raise TypeError("another number of values")
+        return found
+    exact = {"int": int, "bool": bool, "str": str}.get(kind, float)
+    if value is None and kind == "float | None":
+        return None
+    if type(value) is not exact:
+        raise TypeError(f"not {kind}")
+    return value
+
+
+def _list(v: Any) -> list[Any]:
+    if not isinstance(v, list):
+        raise TypeError("not a list")
+    return v
+
+
+def _str(v: Any) -> str:
+    if not isinstance(v, str):
+        raise TypeError("not a string")
+    return v
+
+
+def _shape(v: Any) -> Shape:
+    if not all(isinstance(d, int) and not isinstance(d, bool) for d in v):
+        raise TypeError("not a shape")
+    return tuple(v)

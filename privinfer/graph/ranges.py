@@ -1,0 +1,348 @@
+"""Range and error analysis, by the model owner, when a model is loaded.
+
+Every step of the fixed-point program gets an interval its values stay in and a bound on how far they
+stray from the model in float64. Both are worst cases over ALL inputs in their declared ranges, element by
+element: interval arithmetic through the layers (Moore, 1966), and the error of each rounding carried
+forward through ``|W|``. The bounds know the secret weights, so they stay with the model owner; what is
+published is only what :func:`declare` puts into the architecture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from privinfer.errors import InputError, PrecisionError
+from privinfer.graph import fixedpoint as fp
+from privinfer.graph import ir, reference
+
+Array = npt.NDArray[np.float64]
+
+# |error| of one truncating opening in units in the last place (protocols/mpc/opening.py derives it).
+TRUNCATING_OPENING_ULP = 1.5
+LOCAL_TRUNCATION_ULP = 1.0
+AUTO_BITS = (24, 28, 32, 36, 40, 44, 48)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What is known of one step: every value lies in [low, high] and strays by at most `error`."""
+
+    low: Array
+    high: Array
+    error: Array
+    calibrated: bool = False
+
+    @property
+    def magnitude(self) -> float:
+        """Largest absolute value the fixed-point number can take; as far as was seen, if `calibrated`."""
+        stray = 0.0 if self.calibrated else self.error
+        return float((np.maximum(np.abs(self.low), np.abs(self.high)) + stray).max())
+
+
+def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: float = 2.0) -> list[Bound]:
+    """Bound every step of the model's program.
+
+    Parameters
+    ----------
+    model : Model
+        The model with its weights.
+    observed : mapping of ndarray, optional
+        Inputs (batch first). If given, intervals come from running these rows, widened by `margin`,
+        and nothing is proved for other rows.
+    margin : float
+        How much wider than what was observed.
+
+    Returns
+    -------
+    list of Bound
+        One a step, arrays shaped (1, ...).
+    """
+    program = fp.compile_program(model.architecture)
+    f = program.precision.fractional_bits
+    inputs = {i.name: i for i in model.architecture.inputs}
+    rows = None if observed is None else check_inputs(model.architecture, observed)
+    if rows is not None and not all(map(len, rows.values())):
+        raise InputError("calibration needs at least one row")
+    bounds: list[Bound] = []
+    tried: list[Array] = []
+    for step in program.steps:
+        xs = [bounds[i] for i in step.inputs]
+        op = step.operation
+        moved = program.steps[step.inputs[0]].type.frac - step.type.frac if xs else 0
+        scale = 2.0**moved  # of the binary point
+        if isinstance(op, fp.Source):
+            source = inputs[op.input]
+            shape = (1, *source.shape)
+            bound = Bound(
+                np.full(shape, source.low), np.full(shape, source.high), np.full(shape, 2.0 ** -(f + 1))
+            )
+        elif isinstance(op, fp.Bilinear):
+            bound = _bilinear(step, op, xs[0], model.parameters[step.node], program)
+        elif isinstance(op, fp.Rectify):
+            bound = Bound(np.maximum(xs[0].low, 0), np.maximum(xs[0].high, 0), xs[0].error)
+        elif isinstance(op, fp.Truncate):
+            last = LOCAL_TRUNCATION_ULP * 2.0**-step.type.frac if op.shift else 0.0
+            bound = Bound(xs[0].low, xs[0].high, xs[0].error + last)
+        elif isinstance(op, fp.Extend | fp.Reveal):
+            bound = xs[0]
+        else:
+            bound = _local(step, op, xs, scale)
+        if rows is not None:
+            value = _observe(step, op, rows, [tried[i] for i in step.inputs], model, scale)
+            tried.append(value)
+            if not isinstance(op, fp.Source):
+                low, high = value.min(0, keepdims=True), value.max(0, keepdims=True)
+                spare = (margin - 1) * np.maximum(np.abs(low), np.abs(high))
+                # nothing is proved here, and worst-case errors of a deep net say nothing of real rows
+                bound = Bound(low - spare, high + spare, bound.error, calibrated=True)
+        bounds.append(bound)
+    return bounds
+
+
+def check_ranges(model: ir.Model, bounds: list[Bound]) -> None:
+    """Raise PrecisionError naming the first layer whose values may not fit their ring."""
+    for step, bound, spare in _room(model, bounds):
+        room = math.ldexp(1.0, step.type.bits - 1 - spare - step.type.frac)
+        if bound.magnitude >= room:
+            raise PrecisionError(
+                f"layer {step.node!r}: values may reach {bound.magnitude:.3g}, but {step.type.bits} bits "
+                f"with {step.type.frac} of them fractional hold less than {room:.3g}",
+                hint=NARROWER,
+            )
+
+
+NARROWER = "declare narrower input ranges, or pass calibration= to trust the ranges seen on your own data"
+
+
+def _room(model: ir.Model, bounds: list[Bound]) -> Iterator[tuple[fp.Step, Bound, int]]:
+    """Each step with its bound and the bits it needs beside the sign: sign extension needs one more."""
+    program = fp.compile_program(model.architecture)
+    extended = {s.inputs[0] for s in program.steps if isinstance(s.operation, fp.Extend)}
+    for step, bound in zip(program.steps, bounds, strict=True):
+        yield step, bound, int(step.index in extended)
+
+
+def _fitting_bits(model: ir.Model, calibration: Mapping[str, Any] | None) -> int | None:
+    """The comparison bits, more than the model has now, with which every layer fits; None if none do."""
+    precision = model.architecture.precision
+    n = precision.comparison_bits + 1
+    while n <= ir.Precision.MAX_COMPARISON_BITS:
+        wider = model.with_precision(dataclasses.replace(precision, comparison_bits=n))
+        try:
+            bounds = analyse(wider, calibration)
+            check_ranges(wider, bounds)
+            return n
+        except PrecisionError:
+            needed = max(
+                (
+                    math.frexp(bound.magnitude)[1] + step.type.frac + 1 + spare
+                    for step, bound, spare in _room(wider, bounds)
+                    if not step.type.wide
+                ),
+                default=n,
+            )
+            n = max(n + 1, needed)
+    return None
+
+
+def declare(
+    model: ir.Model,
+    *,
+    comparison_bits: int | str = 32,
+    fractional_bits: int = 16,
+    calibration: Mapping[str, Any] | None = None,
+    publish_error_bound: bool = True,
+) -> ir.Model:
+    """Fix what the model says in public about its numbers, after checking that it is true.
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    comparison_bits : int or "auto"
+        n of every comparison. "auto" takes the smallest multiple of 4 from 24 to 48 that holds, which
+        publishes a coarse norm of the weights.
+    fractional_bits : int
+        f of every wire.
+    calibration : mapping of ndarray, optional
+        Rows of the model owner's own data to take ranges from instead of proving them. A later input
+        that goes further gives a wrong result without a word, so every report says "calibrated".
+    publish_error_bound : bool
+        Put the error bound, rounded up to a power of two, into the architecture.
+
+    Returns
+    -------
+    Model
+        The same model with its declared precision.
+
+    Raises
+    ------
+    PrecisionError
+        A layer's values may not fit.
+    """
+    if comparison_bits != "auto" and type(comparison_bits) is not int:
+        raise PrecisionError(f"comparison_bits is a number or 'auto', not {comparison_bits!r}")
+    basis = "interval" if calibration is None else "calibrated"
+    for n in AUTO_BITS if isinstance(comparison_bits, str) else (comparison_bits,):
+        precision = ir.Precision(fractional_bits, n, basis)
+        precision.check()
+        model = model.with_precision(precision)
+        try:
+            bounds = analyse(model, calibration)
+            check_ranges(model, bounds)
+            break
+        except PrecisionError as e:
+            misfit = e
+    else:
+        fitting = _fitting_bits(model, calibration) if misfit.hint == NARROWER else None
+        if fitting is not None:
+            misfit.hint = f"comparison_bits={fitting} would fit; or {NARROWER}"
+        raise misfit
+    if not publish_error_bound:
+        return model
+    program = fp.compile_program(model.architecture)
+    worst = max(float(bounds[s.index].error.max()) for s, _ in program.reveals())
+    return model.with_precision(
+        dataclasses.replace(precision, error_bound=2.0 ** math.ceil(math.log2(worst)))
+    )
+
+
+def check_inputs(
+    architecture: ir.Architecture, inputs: Mapping[str, Any], only: set[str] | None = None
+) -> dict[str, Array]:
+    """Check inputs against their declaration; nothing has been sent when this raises.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        Names, shapes and ranges.
+    inputs : mapping of array_like
+        Real or integer arrays shaped (batch, *shape); a missing batch axis is taken as one sample.
+    only : set of str, optional
+        The inputs that are wanted here; all of them by default.
+
+    Returns
+    -------
+    dict of ndarray
+        float64, C-contiguous, batch first, one batch size.
+
+    Raises
+    ------
+    InputError
+        Unknown or missing name, wrong shape or dtype, NaN or infinity, out of range, unequal batches.
+    """
+    declared = {i.name: i for i in architecture.inputs if only is None or i.name in only}
+    for name in inputs:
+        if name not in declared:
+            raise InputError(f"there is no input {name!r} here", hint=f"known: {', '.join(sorted(declared))}")
+    checked: dict[str, Array] = {}
+    for name, source in declared.items():
+        if name not in inputs:
+            raise InputError(f"input {name!r} is missing")
+        try:
+            raw = np.asarray(inputs[name])
+        except ValueError:
+            raise InputError(f"input {name!r} is no array: its rows differ in length") from None
+        if raw.dtype.kind not in "fiub":
+            raise InputError(f"input {name!r} has dtype {raw.dtype}, not real numbers")
+        if raw.shape == source.shape:
+            raw = raw[None]
+        if raw.shape[1:] != source.shape or raw.ndim != len(source.shape) + 1:
+            raise InputError(f"input {name!r} has shape {raw.shape}, not (batch, *{source.shape})")
+        x = np.ascontiguousarray(raw, dtype=np.float64)
+        if not np.isfinite(x).all():
+            raise InputError(f"input {name!r} holds NaN or infinity")
+        outside = int(np.count_nonzero((x < source.low) | (x > source.high)))
+        if outside:
+            raise InputError(
+                f"input {name!r}: {outside} of {x.size} values lie outside the declared range "
+                f"[{source.low:g}, {source.high:g}]",
+                hint="clip or rescale as the model's card says",
+            )
+        checked[name] = x
+    sizes = {name: len(x) for name, x in checked.items()}
+    if len(set(sizes.values())) > 1:
+        raise InputError(f"inputs have different batch sizes: {sizes}")
+    return checked
+
+
+def _bilinear(
+    step: fp.Step, op: fp.Bilinear, x: Bound, params: dict[str, Array], program: fp.Program
+) -> Bound:
+    weight, bias = params["weight"], params["bias"]
+    f_in = program.steps[step.inputs[0]].type.frac
+    for what, array, bits in (("weight", weight, op.weight_frac), ("bias", bias, f_in + op.weight_frac)):
+        if np.abs(array).max(initial=0) >= 2.0 ** (62 - bits):
+            raise PrecisionError(f"layer {step.node!r}: a {what} is too large for fixed point")
+    centre, radius = (x.low + x.high) / 2, (x.high - x.low) / 2
+    rank = centre.ndim if not isinstance(op.op, ir.Conv2d) else 4
+    b = reference.along(bias, reference.bias_axis(op.op, rank), rank)
+    middle = reference.linear_map(op.op, centre, weight) + b
+    spread = reference.linear_map(op.op, radius, np.abs(weight))
+    reach = np.maximum(np.abs(x.low), np.abs(x.high)) + x.error
+    half = 2.0 ** -(op.weight_frac + 1)
+    error = (
+        reference.linear_map(op.op, x.error, np.abs(weight))  # what came in
+        + reference.linear_map(op.op, reach, np.full_like(weight, half))  # weights were rounded
+        + 2.0 ** -(f_in + op.weight_frac + 1)  # so was the bias
+        + TRUNCATING_OPENING_ULP * 2.0**-step.type.frac
+    )
+    return Bound(middle - spread, middle + spread, error)
+
+
+def _local(step: fp.Step, op: fp.Operation, xs: list[Bound], scale: float) -> Bound:
+    x = xs[0]
+    match op:
+        case fp.SumPool(pool):
+            low, high, error = (
+                reference.windows(v, pool.kernel, pool.stride, pool.padding).sum(axis=(4, 5)) * scale
+                for v in (x.low, x.high, x.error)
+            )
+        case fp.Times():
+            c = np.array(op.values, dtype=np.float64).reshape(op.shape) * scale
+            low, high = np.minimum(x.low * c, x.high * c), np.maximum(x.low * c, x.high * c)
+            reach = np.maximum(np.abs(x.low), np.abs(x.high)) + x.error
+            rounded = np.full_like(c, 0.0 if op.exact else scale / 2)
+            error = x.error * np.abs(c) + reach * rounded
+        case fp.Plus():
+            low, high, error = x.low + xs[1].low, x.high + xs[1].high, x.error + xs[1].error
+        case fp.Join(axis):
+            low, high, error = (
+                np.concatenate([getattr(v, k) for v in xs], axis=axis) for k in ("low", "high", "error")
+            )
+        case fp.Shape(to):
+            low, high, error = (v.reshape(len(v), *to) for v in (x.low, x.high, x.error))
+        case fp.Permute(order):
+            low, high, error = (v.transpose(0, *order) for v in (x.low, x.high, x.error))
+        case _:
+            raise TypeError(type(op).__name__)
+    return Bound(low, high, error)
+
+
+def _observe(
+    step: fp.Step,
+    op: fp.Operation,
+    rows: dict[str, Array],
+    xs: list[Array],
+    model: ir.Model,
+    scale: float,
+) -> Array:
+    match op:
+        case fp.Source(name):
+            return rows[name]
+        case fp.Bilinear(linear):
+            return reference.apply(linear, model.parameters[step.node], list(xs))
+        case fp.Rectify():
+            return np.asarray(np.maximum(xs[0], 0))
+        case fp.Extend() | fp.Truncate() | fp.Reveal():
+            return xs[0]
+        case _:
+            point = [Bound(x, x, np.zeros_like(x)) for x in xs]
+            return _local(step, op, point, scale).low

@@ -1,0 +1,56 @@
+"""Arrays from files a person has at hand: .npy, .npz with one array, .csv of numbers. No pickles."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from privinfer.errors import InputError
+
+MAX_BYTES = 4 << 30
+
+
+def read_array(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
+    """Read one array.
+
+    Parameters
+    ----------
+    path : path
+        ``.npy``, ``.npz`` that holds exactly one array, or ``.csv`` (comma-separated numbers, no header).
+
+    Returns
+    -------
+    ndarray
+        As stored; a .csv gives float64 (rows, columns).
+
+    Raises
+    ------
+    InputError
+        Missing, too large, truncated, or not an array of numbers.
+    """
+    file = Path(path)
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise InputError(f"{file.name} is larger than 4 GiB")
+        if file.suffix == ".npy":
+            return np.asarray(np.load(file, allow_pickle=False))
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as stored:
+                if len(stored.files) != 1:
+                    raise InputError(f"{file.name} holds {len(stored.files)} arrays, not one")
+                return np.asarray(stored[stored.files[0]])
+        if file.suffix == ".csv":
+            return np.loadtxt(file, delimiter=",", dtype=np.float64, ndmin=2)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {file}") from None
+    except OSError as e:
+        raise InputError(f"{file} cannot be read: {(e.strerror or 'not an array').lower()}") from None
+    except Exception as e:  # zip, header and number parsers raise what they like
+        if isinstance(e, InputError):
+            raise
+        raise InputError(f"{file.name} is truncated or holds no array of numbers") from None
+    raise InputError(f"{file.name}: unknown kind of file", hint="use .npy, .npz or .csv")

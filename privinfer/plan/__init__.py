@@ -1,0 +1,1 @@
+"""Cost, trust and precision of a plan before it runs."""

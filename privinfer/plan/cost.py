@@ -1,0 +1,70 @@
+"""What a session will send, message by message, from the formulas that each protocol declares.
+
+Payload bytes; each message's frame header, and TLS, come on top.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from privinfer.backends.base import Phase, Role, Table
+from privinfer.backends.mpc import roles
+from privinfer.graph import fixedpoint as fp
+from privinfer.protocols.mpc import inputs, linear, outputs
+from privinfer.protocols.randomness import SEED_BYTES
+
+Key = tuple[Phase, Role, Role]
+
+
+def declared(program: fp.Program, table: Table, batch: int) -> dict[Key, int]:
+    """Bytes by phase, sender and receiver for one session with one inference.
+
+    Parameters
+    ----------
+    program : Program
+        Compiled for the session, comparisons chosen.
+    table : Table
+        Who sits where.
+    batch : int
+        Rows of the inference.
+
+    Returns
+    -------
+    dict
+        From (phase, sender role, receiver role) to payload bytes; pairs that say nothing are left out.
+    """
+    total: defaultdict[Key, int] = defaultdict(int)
+
+    def add(phase: Phase, sender: Role, receiver: Role, size: int) -> None:
+        total[phase, sender, receiver] += size
+
+    e1, e2 = roles.EVALUATORS
+    for k, evaluator in enumerate(roles.EVALUATORS):
+        add(Phase.SETUP, roles.MODEL_OWNER, evaluator, SEED_BYTES)
+        add(Phase.SETUP, roles.HELPER, evaluator, SEED_BYTES)
+        add(Phase.SETUP, evaluator, roles.HELPER, SEED_BYTES)
+        add(Phase.SETUP, evaluator, roles.EVALUATORS[1 - k], SEED_BYTES)
+        for _, op in program.bilinear():
+            add(Phase.SETUP, roles.MODEL_OWNER, evaluator, linear.weights_size(op, k))
+        for step in program.steps:
+            cost = roles.step_cost(program, step, batch)
+            add(Phase.OFFLINE, roles.HELPER, evaluator, cost.dealt[k])
+            add(Phase.ONLINE, evaluator, roles.HELPER, cost.asked)
+            add(Phase.ONLINE, roles.HELPER, evaluator, cost.answered[k])
+        for step, reveal in program.reveals():
+            to = roles.receiver(table.receivers[reveal.output])
+            add(Phase.ONLINE, evaluator, to, outputs.message_size(step, k, batch))
+        for step in program.sources():
+            owner = roles.owner(table.owners[step.node])
+            add(Phase.OFFLINE, owner, evaluator, inputs.evaluator_size())
+            add(Phase.ONLINE, owner, evaluator, inputs.online_size(step, batch))
+    add(Phase.SETUP, roles.MODEL_OWNER, roles.HELPER, 2 * SEED_BYTES)
+    for step in program.sources():
+        add(Phase.OFFLINE, roles.owner(table.owners[step.node]), roles.HELPER, inputs.helper_size())
+    for role in table.party:
+        if role.startswith(("owner:", "receiver:")):
+            add(Phase.OFFLINE, e1, role, inputs.BATCH_BYTES)
+    opened = sum(roles.step_cost(program, step, batch).opened for step in program.steps)
+    for sender, receiver in ((e1, e2), (e2, e1)):
+        add(Phase.ONLINE, sender, receiver, opened + inputs.compared_size(len(program.sources())))
+    return {key: size for key, size in total.items() if size}

@@ -1,0 +1,1 @@
+"""One protocol a file, no network in them: what each party computes and what it sends."""

@@ -1,0 +1,34 @@
+"""What a step costs, as formulas of shapes: the planner adds them up, a test holds them to the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Rounds and payload bytes of a step.
+
+    Attributes
+    ----------
+    rounds : int
+        Online one-way messages on the longest path (both evaluators send at once).
+    opened : int
+        Bytes each evaluator sends the other online.
+    dealt : tuple of int
+        Bytes the helper sends E1 and E2 offline.
+    asked : int
+        Bytes each evaluator sends the helper online.
+    answered : tuple of int
+        Bytes the helper sends E1 and E2 online.
+    """
+
+    rounds: int = 0
+    opened: int = 0
+    dealt: tuple[int, int] = (0, 0)
+    asked: int = 0
+    answered: tuple[int, int] = (0, 0)
+
+    def total(self) -> int:
+        """Bytes of all parties together, offline and online."""
+        return sum(self.dealt) + 2 * self.asked + sum(self.answered) + 2 * self.opened

@@ -1,0 +1,1 @@
+"""One party's process: it connects, agrees, runs the plan and reports."""

@@ -1,0 +1,361 @@
+"""All parties of a session on this machine: real processes over TLS, or threads over memory."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from queue import Queue
+from typing import Any
+
+import numpy as np
+
+from privinfer import insecure as unsafe
+from privinfer.backends import crypten, plain
+from privinfer.backends.base import Phase, Progress, Role
+from privinfer.errors import ConfigError, InputError, PrivinferError, TransportError
+from privinfer.graph import ir, reference
+from privinfer.graph.ranges import check_inputs
+from privinfer.runtime import pipes, report
+from privinfer.runtime.party import BACKENDS, Party, Result
+from privinfer.session import manifest as mf
+from privinfer.session.identity import Identity
+from privinfer.transport.memory import MemoryHub
+
+LocalWatcher = Callable[[str, Role, Phase, Progress], None]
+Inputs = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Cast:
+    """Who does what, before keys and ports are known."""
+
+    names: tuple[str, ...]
+    model_owner: str
+    evaluators: tuple[str, ...]
+    helper: str | None
+    inputs: dict[str, str]
+    receivers: dict[str, str]
+    deadline: float
+
+    def manifest(self, backend: str, model: ir.Model, parties: list[mf.Party]) -> mf.Manifest:
+        return mf.Manifest(
+            session=secrets.token_hex(16),
+            backend=backend,
+            model=model.architecture.digest(),
+            parties=tuple(parties),
+            model_owner=self.model_owner,
+            evaluators=self.evaluators,
+            helper=self.helper,
+            inputs=self.inputs,
+            receivers=self.receivers,
+            deadline=self.deadline,
+            connect_timeout=self.deadline,
+            insecure=(unsafe.CRYPTEN,) if backend == crypten.NAME else (),
+        )
+
+
+def run_local(
+    model: ir.Model,
+    inputs: Inputs,
+    *,
+    backend: str = "mpc",
+    receiver: str | Mapping[str, str] = "patient",
+    model_owner: str = "startup",
+    evaluators: tuple[str, str] | None = None,
+    helper: str = "helper",
+    processes: bool = True,
+    with_reference: bool = False,
+    insecure: tuple[str, ...] = (),
+    deadline: float = 60.0,
+    progress: LocalWatcher | None = None,
+) -> Result:
+    """Run one inference with every party on this machine.
+
+    Parameters
+    ----------
+    model : Model
+        From :func:`privinfer.from_onnx` or :func:`privinfer.from_torch`.
+    inputs : mapping of mapping
+        Owner to its named inputs: arrays shaped (batch, ...), or one sample.
+    backend : {"mpc", "crypten", "plain"}
+        "crypten" and "plain" have to be named in `insecure` too; "crypten" has neither evaluators nor helper.
+    receiver : str or mapping
+        Who learns the outputs: one party, or a party for each output's name.
+    model_owner, helper : str
+        Parties in these roles.
+    evaluators : tuple of two str, optional
+        The model owner and the first owner by default.
+    processes : bool
+        Each party a process with its own key and TLS connections (True), or threads of this process
+        over memory (False), which is quicker for tests and notebooks.
+    with_reference : bool
+        Run the model in the clear too and put the largest absolute difference into the report.
+    insecure : tuple of str
+        Names from :mod:`privinfer.insecure`.
+    deadline : float
+        Seconds; a party silent that long when something is due has failed.
+    progress : callable, optional
+        Told of party, role, phase and how far it is.
+
+    Returns
+    -------
+    Result
+        All receivers' outputs, and a report with one entry a party.
+
+    Raises
+    ------
+    PrivinferError
+        Whatever stopped the run, with the culprit's name; no process is left behind.
+    """
+    unsafe.check_known(insecure)
+    rows = _rows(model, inputs)
+    checked = check_inputs(model.architecture, {k: v for own in rows.values() for k, v in own.items()})
+    if backend == "plain":
+        unsafe.require(unsafe.PLAINTEXT, insecure)
+        result = _run_plain(model, checked, insecure)
+    elif backend in BACKENDS:
+        if backend == crypten.NAME:
+            unsafe.require(unsafe.CRYPTEN, insecure)
+            crypten.check_installed()
+            cast = _plan_cast(model, rows, receiver, model_owner, (), None, deadline)
+        else:
+            cast = _plan_cast(model, rows, receiver, model_owner, evaluators, helper, deadline)
+        run = _run_processes if processes else _run_threads
+        result = run(cast, backend, model, rows, progress)
+    else:
+        known = ", ".join([*BACKENDS, "plain"])
+        raise ConfigError(f"there is no backend {backend!r}", hint=f"known: {known}")
+    if with_reference:
+        clear = reference.run(model, checked)
+        worst = max(float(np.abs(clear[k] - v).max(initial=0)) for k, v in result.outputs.items())
+        result.report["largest_absolute_error"] = worst
+    return result
+
+
+def _rows(model: ir.Model, inputs: Inputs) -> dict[str, dict[str, Any]]:
+    """Inputs by owner, each owner's checked by the same code that its own process will run."""
+    seen: dict[str, str] = {}
+    found: dict[str, dict[str, Any]] = {}
+    for owner, own in inputs.items():
+        if not isinstance(own, Mapping):
+            raise InputError(f"inputs of {owner!r} are no mapping from names to arrays")
+        for name in own:
+            if name in seen:
+                raise InputError(f"input {name!r} comes from both {seen[name]!r} and {owner!r}")
+            seen[name] = owner
+        try:
+            found[owner] = dict(check_inputs(model.architecture, own, set(own) & _known(model)))
+        except InputError as error:
+            error.culprit = owner
+            raise
+    return found
+
+
+def _known(model: ir.Model) -> set[str]:
+    return {i.name for i in model.architecture.inputs}
+
+
+def _plan_cast(
+    model: ir.Model,
+    rows: Mapping[str, Mapping[str, Any]],
+    receiver: str | Mapping[str, str],
+    model_owner: str,
+    evaluators: tuple[str, ...] | None,
+    helper: str | None,
+    deadline: float,
+) -> _Cast:
+    outputs = [o.name for o in model.architecture.outputs]
+    receivers = dict.fromkeys(outputs, receiver) if isinstance(receiver, str) else dict(receiver)
+    if evaluators is None:
+        other = next((o for o in rows if o not in (model_owner, helper)), None)
+        if other is None:
+            raise ConfigError(
+                "no owner can be the second evaluator", hint="name two parties: evaluators=(..., ...)"
+            )
+        evaluators = (model_owner, other)
+    owners = {name: owner for owner, own in rows.items() for name in own}
+    helpers = [] if helper is None else [helper]
+    names = tuple(dict.fromkeys([*rows, model_owner, *evaluators, *helpers, *receivers.values()]))
+    return _Cast(names, model_owner, evaluators, helper, owners, receivers, deadline)
+
+
+def _run_plain(model: ir.Model, rows: Mapping[str, Any], insecure: tuple[str, ...]) -> Result:
+    started = time.perf_counter()
+    outputs = plain.run(model, rows)
+    return Result(
+        outputs,
+        {
+            "schema": report.SCHEMA,
+            "backend": "plain",
+            "parties": {},
+            "seconds": {"setup": 0.0, "offline": 0.0, "online": time.perf_counter() - started},
+            "trust": "not private: plaintext in one process",
+            "insecure": list(insecure),
+        },
+    )
+
+
+def _merge(reports: dict[str, dict[str, Any]], outputs: dict[str, Any], cast: _Cast) -> Result:
+    """One report of all parties; the session's online time is that of the slowest that computes."""
+    computing = cast.evaluators or cast.names
+    first = reports[computing[0]]
+    slower = {
+        phase: max(reports[e]["seconds"][phase] for e in computing)
+        for phase in ("setup", "offline", "online")
+    }
+    shared = ("schema", "backend", "session", "precision", "trust", "insecure", "online_rounds")
+    own = ("roles", "sees", "bytes", "seconds", "peak_rss_bytes")
+    merged = {key: first[key] for key in shared}
+    merged["seconds"] = slower
+    merged["parties"] = {name: {k: reports[name][k] for k in own} for name in cast.names}
+    return Result(outputs, merged)
+
+
+# -- threads over memory ---------------------------------------------------------------------------
+
+
+def _run_threads(
+    cast: _Cast, backend: str, model: ir.Model, rows: Mapping[str, Any], progress: LocalWatcher | None
+) -> Result:
+    identities = {name: Identity.generate(name, days=2) for name in cast.names}
+    parties = [
+        mf.Party(name, "127.0.0.1", 1 + k, identities[name].certificate_pem)
+        for k, name in enumerate(cast.names)
+    ]
+    manifest = cast.manifest(backend, model, parties)
+    hub = MemoryHub(cast.names)
+    found: dict[str, Result | None] = {}
+    reports: dict[str, dict[str, Any]] = {}
+    errors: list[BaseException] = []
+
+    def play(name: str) -> None:
+        try:
+            own = model if name == manifest.model_owner else None
+            watch = _for_party(progress, name)
+            with Party(
+                manifest, name, identities[name], hub.endpoint(name), model=own, progress=watch
+            ) as party:
+                found[name] = party.run(rows.get(name, {}))
+                assert party.report is not None  # noqa: S101 - run() has set it
+                reports[name] = party.report
+        except BaseException as error:  # told to the caller below, whatever it is
+            errors.append(error)
+
+    threads = [threading.Thread(target=play, args=(name,), name=name, daemon=True) for name in cast.names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    hub.close()
+    if errors:
+        # an error that is not ours is a bug, and the others only heard of it
+        raise next((e for e in errors if not isinstance(e, PrivinferError)), errors[0])
+    outputs = {k: v for r in found.values() if r is not None for k, v in r.outputs.items()}
+    return _merge(reports, outputs, cast)
+
+
+def _for_party(progress: LocalWatcher | None, name: str) -> Callable[[Role, Phase, Progress], None] | None:
+    if progress is None:
+        return None
+    return lambda role, phase, event: progress(name, role, phase, event)
+
+
+# -- processes over TLS ----------------------------------------------------------------------------
+
+
+class _Worker:
+    """The parent's end of one party's process."""
+
+    def __init__(self, name: str, heard: Queue[tuple[str, dict[str, Any] | None]]) -> None:
+        self.name = name
+        self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-m", "privinfer.runtime.worker", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._heard = heard
+        self._reader = threading.Thread(target=self._listen, daemon=True)
+        self._reader.start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None  # noqa: S101 - it is a pipe
+        try:
+            while (message := pipes.read(self.process.stdout)) is not None:
+                self._heard.put((self.name, message))
+        finally:
+            self._heard.put((self.name, None))
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        assert self.process.stdin is not None  # noqa: S101 - it is a pipe
+        with contextlib.suppress(OSError):  # that it died is heard from its other pipe
+            pipes.write(self.process.stdin, message)
+
+    def end(self, wait: float) -> None:
+        """Let it end by itself, then make it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(wait)
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def _run_processes(
+    cast: _Cast, backend: str, model: ir.Model, rows: Mapping[str, Any], progress: LocalWatcher | None
+) -> Result:
+    heard: Queue[tuple[str, dict[str, Any] | None]] = Queue()
+    workers: dict[str, _Worker] = {}
+    graceful = 0.0
+    try:
+        for name in cast.names:
+            workers[name] = _Worker(name, heard)
+        greetings = _collect(heard, set(cast.names), "certificate", None)
+        parties = [
+            mf.Party(name, "127.0.0.1", greetings[name]["port"], greetings[name]["certificate"])
+            for name in cast.names
+        ]
+        manifest = cast.manifest(backend, model, parties)
+        for name, one in workers.items():
+            own = pipes.pack_model(model) if name == cast.model_owner else None
+            runs = [pipes.pack_arrays(rows.get(name, {}))]
+            one.tell({"manifest": manifest.raw, "model": own, "runs": runs})
+        finished = _collect(heard, set(cast.names), "report", progress)
+        graceful = 2.0
+    finally:
+        for one in workers.values():
+            one.end(graceful)
+    outputs = {k: v for f in finished.values() for k, v in pipes.unpack_arrays(f["outputs"]).items()}
+    return _merge({name: f["report"] for name, f in finished.items()}, outputs, cast)
+
+
+def _collect(
+    heard: Queue[tuple[str, dict[str, Any] | None]],
+    names: set[str],
+    key: str,
+    progress: LocalWatcher | None,
+) -> dict[str, dict[str, Any]]:
+    """Wait for one message with `key` from each process; raises what any of them reports."""
+    found: dict[str, dict[str, Any]] = {}
+    while found.keys() != names:
+        name, message = heard.get()
+        if message is None:
+            if name not in found:
+                raise TransportError("its process ended", culprit=name)
+        elif "error" in message:
+            pipes.raise_described(message["error"])
+        elif "progress" in message:
+            if progress is not None:
+                role, phase, *rest = message["progress"]
+                progress(name, role, Phase[phase.upper()], Progress(*rest))
+        elif key in message:
+            found[name] = message
+    return found

@@ -1,0 +1,584 @@
+"""One party of a session: it joins, runs inferences, leaves, and names the culprit where one fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import secrets
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from privinfer.backends import crypten
+from privinfer.backends.base import (
+    Backend,
+    Network,
+    Outputs,
+    Phase,
+    Play,
+    Player,
+    Private,
+    Progress,
+    Role,
+    Table,
+)
+from privinfer.backends.mpc import Mpc, roles
+from privinfer.errors import ConfigError, InputError, PrivinferError, ProtocolViolation, TransportError
+from privinfer.graph import ir
+from privinfer.graph.ranges import check_inputs
+from privinfer.plan.cost import declared
+from privinfer.plan.trust import sees, trust
+from privinfer.protocols.randomness import Scope
+from privinfer.runtime import report
+from privinfer.runtime.ahead import agreed, pack_offer, pack_roles, parse_offer, unpack_roles
+from privinfer.runtime.drive import drive
+from privinfer.runtime.post import Office
+from privinfer.runtime.store import Offer, Store
+from privinfer.session.identity import Identity
+from privinfer.session.manifest import Manifest
+from privinfer.transport.endpoint import Endpoint
+from privinfer.transport.frames import Kind
+from privinfer.transport.tls import connect
+
+Watcher = Callable[[Role, Phase, Progress], None]
+BACKENDS: dict[str, type[Backend]] = {"mpc": Mpc, "crypten": crypten.Crypten}
+_NONCE_BYTES = 16
+_SIGNED_BYTES = _NONCE_BYTES + 64  # a nonce and its signature
+_HELLO = struct.Struct(f"<H32s{_SIGNED_BYTES}s")
+_VERSION = 1
+_GREETING, _NONCES, _ARCHITECTURE, _OFFERS = range(4)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave the party that asked.
+
+    Attributes
+    ----------
+    outputs : dict of ndarray
+        This party's outputs by name, float64, batch first.
+    report : dict
+        Numbers of the run, schema ``privinfer.report/1``; see docs/report.md.
+    """
+
+    outputs: Outputs = field(repr=False)
+    report: dict[str, Any] = field(repr=False)
+
+
+class Session:
+    """A sealed session file, ready to be joined.
+
+    Attributes
+    ----------
+    manifest : Manifest
+        What all parties hold alike.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Session:
+        """Read a sealed session file.
+
+        Raises
+        ------
+        ConfigError
+            The file is missing, malformed or contradicts itself.
+        """
+        return cls(Manifest.load(path))
+
+    def join(
+        self,
+        name: str,
+        identity: str | os.PathLike[str] | Identity,
+        *,
+        model: ir.Model | None = None,
+        progress: Watcher | None = None,
+        listener: socket.socket | None = None,
+        store: str | os.PathLike[str] | Store | None = None,
+    ) -> Party:
+        """Connect with all other parties as `name`; returns when everybody is there and agrees.
+
+        Parameters
+        ----------
+        name : str
+            This party.
+        identity : path or Identity
+            Its key file, made by ``privinfer keygen``.
+        model : Model, optional
+            Required of the model owner and of nobody else.
+        progress : callable, optional
+            Told how far each phase is.
+        listener : socket, optional
+            Listening socket to use in place of the address in the session file.
+        store : path or Store, optional
+            Where what was dealt ahead lies, or will; see :meth:`Party.deal`. Used when all parties that
+            keep something brought theirs.
+
+        Returns
+        -------
+        Party
+            To be used in a ``with`` block.
+
+        Raises
+        ------
+        ConfigError
+            This party's key, model or session file does not fit the others'.
+        TransportError
+            A party did not come in time, or was lost; the culprit is named.
+        """
+        manifest = self.manifest
+        if not isinstance(identity, Identity):
+            identity = Identity.load(identity)
+        if store is not None and not isinstance(store, Store):
+            store = Store(store, manifest.digest(), name)
+        try:
+            check_part(manifest, name, identity, model)
+            endpoint = connect(
+                name,
+                identity.private_pem(),
+                [(p.name, p.host, p.port, p.certificate_pem) for p in manifest.parties],
+                bytes.fromhex(manifest.session),
+                manifest.connect_timeout,
+                listener,
+                stall_timeout=manifest.deadline,
+            )
+        except BaseException:
+            if store is not None:
+                store.close()
+            raise
+        return Party(manifest, name, identity, endpoint, model=model, progress=progress, store=store)
+
+
+def check_part(manifest: Manifest, name: str, identity: Identity, model: ir.Model | None) -> None:
+    """Raise ConfigError where this party's own things do not fit the session; nothing was sent yet."""
+    party = manifest.party(name)
+    if identity.fingerprint != party.identity.fingerprint:
+        raise ConfigError(
+            f"this key is not the one the session file has for {name}",
+            culprit=name,
+            hint="use the key whose certificate was sealed into the session",
+        )
+    if manifest.backend not in BACKENDS:
+        raise ConfigError(
+            f"backend {manifest.backend!r} cannot run between parties", hint=f"known: {', '.join(BACKENDS)}"
+        )
+    BACKENDS[manifest.backend]().cast(manifest)  # may refuse, and better now than when all are connected
+    if (name == manifest.model_owner) != (model is not None):
+        raise ConfigError(
+            "the model owner has to bring the model, and nobody else", hint=f"that is {manifest.model_owner}"
+        )
+    if model is not None and model.architecture.digest() != manifest.model:
+        raise ConfigError(
+            "this model is not the one the session was sealed for",
+            culprit=name,
+            hint="seal the session again with this model, or load the right one with the same options",
+        )
+
+
+def check_names(manifest: Manifest, architecture: ir.Architecture) -> None:
+    """Raise ConfigError where the session names other inputs or outputs than the model has."""
+    for what, named, have in (
+        ("inputs", manifest.inputs, {i.name for i in architecture.inputs}),
+        ("receivers", manifest.receivers, {o.name for o in architecture.outputs}),
+    ):
+        if set(named) != have:
+            raise ConfigError(
+                f"the session's {what} are {sorted(named)}, the model's {sorted(have)}",
+                hint=f"name every one of them once under [{what}]",
+            )
+
+
+class Party:
+    """A party that has joined; made by :meth:`Session.join`.
+
+    Attributes
+    ----------
+    report : dict or None
+        Numbers of the last run.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        name: str,
+        identity: Identity,
+        endpoint: Endpoint,
+        *,
+        model: ir.Model | None = None,
+        progress: Watcher | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self.manifest, self.name = manifest, name
+        self.report: dict[str, Any] | None = None
+        self._identity, self._model, self._progress = identity, model, progress
+        self._verifiers = {p.name: p.identity for p in manifest.parties}
+        self._backend = BACKENDS[manifest.backend]()
+        self._cast = self._backend.cast(manifest)
+        self._office = Office(endpoint, manifest.names, manifest.deadline, self._cast)
+        self._failed: PrivinferError | None = None
+        self._closed = False
+        self._next = 0
+        self._store = store
+        self._offer: Offer | None = None
+        self._asked = 0
+        self._dealt = self._live = False
+        self._seconds: dict[str, float] = {}
+        try:
+            with _Guard(self):
+                self._setup()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and self._failed is None:
+            self._fail(TransportError("left because of an error of its own", culprit=self.name))
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Party({self.name!r}, session={self.manifest.session[:8]}, runs={self._next})"
+
+    # -- joining ---------------------------------------------------------------------------------
+
+    def _setup(self) -> None:
+        started = time.perf_counter()
+        nonces = self._greet()
+        self.architecture = self._agree_on_architecture()
+        session = hashlib.sha256(self.manifest.digest() + b"".join(nonces)).digest()
+        m = self.manifest
+        network = Network(m.comparison, m.round_trip_ms / 1e3, m.mbit_per_s * 1e6)
+        table = Table(self._cast, m.inputs, m.receivers, self.architecture, session, network)
+        self._table = table
+        self._private = Private(self._identity.sign, self._verify, self._model)
+        self._players: dict[Role, Player] = {
+            role: self._backend.player(role, table, self._private)
+            for role, p in self._cast.items()
+            if p == self.name
+        }
+        self._agree_on_store()
+        if self._offer is None:
+            self._set_up_live()
+        self._seconds["setup"] = time.perf_counter() - started
+
+    def _set_up_live(self) -> None:
+        """Send and receive the masked weights, once a join."""
+        if not self._live:
+            self._drive(Phase.SETUP, lambda p: p.setup())
+            self._live = True
+
+    def _agree_on_store(self) -> None:
+        """Find what everybody has in store; each party hears the same offers and decides the same."""
+        own = self._store.offer() if self._store is not None else None
+        heard = {self.name: pack_offer(own)}
+        step, self._asked = _OFFERS + self._asked, self._asked + 1
+        self._office.tell(Kind.HELLO, Phase.SETUP, step, heard[self.name])
+        peers = set(self._office.endpoint.peers)
+        heard |= self._office.hear(step, peers)
+        offers = {peer: parse_offer(data, peer) for peer, data in heard.items()}
+        keepers = {party for role, party in self._cast.items() if self._backend.keeps(role)}
+        self._offer = agreed(offers[keeper] for keeper in sorted(keepers))
+        if self._offer is not None and self._store is not None and own is not None:
+            setups = unpack_roles(self._store.setup(self._offer.generation))
+            for role, data in setups.items():
+                self._players[role].restore(self._offer.generation, data)
+
+    def _greet(self) -> list[bytes]:
+        """Exchange the digest of the session file and a nonce; nothing starts where they differ."""
+        digest = self.manifest.digest()
+
+        def statement(name: str, nonce: bytes) -> bytes:
+            return b"privinfer/greeting/1:" + name.encode() + b":" + digest + nonce
+
+        own = secrets.token_bytes(_NONCE_BYTES)
+        signed = {self.name: own + self._identity.sign(statement(self.name, own))}
+
+        def verify(name: str, said: bytes) -> None:
+            self._verify(name, statement(name, said[:_NONCE_BYTES]), said[_NONCE_BYTES:])
+
+        def check(peer: str, data: bytes) -> None:
+            if len(data) != _HELLO.size:
+                raise ConfigError("speaks another version of the protocol", culprit=peer)
+            version, theirs, said = _HELLO.unpack(data)
+            if version != _VERSION:
+                raise ConfigError("speaks another version of the protocol", culprit=peer)
+            if theirs != digest:
+                raise ConfigError(
+                    "holds another session file than this party",
+                    culprit=peer,
+                    hint="compare them with sha256sum: they have to be equal to the byte",
+                )
+            verify(peer, said)
+            signed[peer] = said
+
+        def compare(peer: str, data: bytes) -> None:
+            if len(data) != len(listed):
+                raise ProtocolViolation("sent a malformed greeting", culprit=peer)
+            for k, name in enumerate(self.manifest.names):
+                said = data[k * _SIGNED_BYTES : (k + 1) * _SIGNED_BYTES]
+                if said != signed[name]:
+                    try:
+                        verify(name, said)
+                    except ProtocolViolation:
+                        raise ProtocolViolation("shows a greeting that nobody gave", culprit=peer) from None
+                    raise ProtocolViolation("greeted two parties differently", culprit=name)
+
+        peers = set(self._office.endpoint.peers)
+        greeting = _HELLO.pack(_VERSION, digest, signed[self.name])
+        self._office.expect(_GREETING, check)
+        self._office.tell(Kind.HELLO, Phase.SETUP, _GREETING, greeting)
+        self._office.hear(_GREETING, peers)
+        # Whoever heard other nonces works in another session, where its checks would blame honest parties.
+        listed = b"".join(signed[name] for name in self.manifest.names)
+        self._office.expect(_NONCES, compare)
+        self._office.tell(Kind.HELLO, Phase.CONTROL, _NONCES, listed)
+        self._office.hear(_NONCES, peers)
+        return [signed[name][:_NONCE_BYTES] for name in self.manifest.names]
+
+    def _agree_on_architecture(self) -> ir.Architecture:
+        owner = self.manifest.model_owner
+        if self._model is not None:
+            architecture = self._model.architecture
+            self._office.tell(Kind.HELLO, Phase.SETUP, _ARCHITECTURE, architecture.to_bytes())
+        else:
+            data = self._office.hear(_ARCHITECTURE, {owner})[owner]
+            if hashlib.sha256(data).hexdigest() != self.manifest.model:
+                raise ConfigError("sent another architecture than the session names", culprit=owner)
+            architecture = ir.Architecture.from_bytes(data)
+        check_names(self.manifest, architecture)
+        return architecture
+
+    def _verify(self, party: str, message: bytes, signature: bytes) -> None:
+        self._verifiers[party].verify(message, signature)
+
+    # -- dealing ahead ---------------------------------------------------------------------------
+
+    def deal(self, count: int, batch: int = 1) -> None:
+        """Fill the stores for `count` inferences of `batch` rows; every party calls this alike.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        batch : int
+            Rows of each.
+
+        Raises
+        ------
+        ConfigError
+            A store is missing or full, or this join has dealt before.
+        """
+        if self._failed is not None:
+            raise self._failed
+        with _Guard(self):
+            keeps = any(self._backend.keeps(role) for role in self._players)
+            if keeps and self._store is None:
+                raise ConfigError("has no store to deal into", hint="join with store=DIR")
+            if self._dealt:
+                raise ConfigError("has dealt in this session already", hint="join again to deal more")
+            self._dealt = True
+            self._office.begin(self._next)
+            self._set_up_live()
+            generation = self._table.session
+            if keeps and self._store is not None:
+                kept = {role: player.keep() for role, player in self._players.items()}
+                self._store.begin(generation, batch, pack_roles(kept))
+                self._store.room_for(count * self._piece_size(batch))
+            for _ in range(count):
+                number, self._next = self._next, self._next + 1
+                self._office.begin(number)
+                scope = Scope(generation, number)
+                plays = {role: player.deal(scope, batch) for role, player in self._players.items()}
+                kept = self._play(Phase.OFFLINE, plays)
+                if keeps and self._store is not None:
+                    self._store.add(generation, number, pack_roles(kept))
+                self._office.barrier(number)
+            self._agree_on_store()
+
+    def _piece_size(self, batch: int) -> int:
+        program = roles.compile_for(self._table)
+        moved = declared(program, self._table, batch)
+        return sum(
+            size
+            for (phase, _, receiver), size in moved.items()
+            if phase is Phase.OFFLINE and receiver in self._players and receiver in roles.EVALUATORS
+        )
+
+    # -- running ---------------------------------------------------------------------------------
+
+    def run(self, inputs: Mapping[str, Any] | None = None) -> Result | None:
+        """Take part in one inference; every party of the session calls this once for each.
+
+        Parameters
+        ----------
+        inputs : mapping of array_like, optional
+            This party's inputs by name: real or integer arrays shaped (batch, ...) or one sample.
+            Checked before anything is sent.
+
+        Returns
+        -------
+        Result or None
+            The outputs at their receiver; None at every other party. :attr:`report` is set at all.
+
+        Raises
+        ------
+        InputError
+            An input is missing, unknown, of another shape or dtype, not finite or out of range.
+        TransportError, ProtocolViolation
+            A party was lost, was late or broke the protocol; the culprit is named.
+        """
+        if self._failed is not None:
+            raise self._failed
+        with _Guard(self):
+            mine = {k for k, owner in self.manifest.inputs.items() if owner == self.name}
+            checked = check_inputs(self.architecture, inputs or {}, mine)
+            self._private.inputs.clear()
+            self._private.inputs.update(checked)
+            number = self._next
+            self._next += 1  # never again this number, however this run ends
+            offer = self._offer
+            if offer is not None and checked and len(next(iter(checked.values()))) != offer.batch:
+                raise InputError(
+                    f"the store was dealt for batches of {offer.batch} rows",
+                    hint="bring as many rows, or join without a store",
+                )
+            self._office.begin(number)
+            before = self._office.endpoint.counters.snapshot()
+            started = time.perf_counter()
+            if offer is None:
+                self._set_up_live()
+                scope = Scope(self._table.session, number)
+                self._drive(Phase.OFFLINE, lambda p: p.offline(scope))
+            else:
+                self._resume(offer)
+            dealt = time.perf_counter()
+            returned = self._drive(Phase.ONLINE, lambda p: p.online())
+            done = time.perf_counter()
+            self._office.barrier(number)
+            self._private.inputs.clear()
+        moved = report.traffic(self._office.endpoint.counters, before if number else None)
+        self.report = {
+            "schema": report.SCHEMA,
+            "backend": self.manifest.backend,
+            "session": self.manifest.session,
+            "inference": number,
+            "party": self.name,
+            "roles": self.manifest.roles_of(self.name),
+            "sees": sees(self.manifest, self.name),
+            "bytes": moved,
+            "online_rounds": self._rounds(self._table.network if offer is None else Network("fss")),
+            "dealt": "live" if offer is None else "ahead",
+            "seconds": {**self._seconds, "offline": dealt - started, "online": done - dealt},
+            "peak_rss_bytes": report.peak_rss(),
+            "precision": {
+                "fractional_bits": self.architecture.precision.fractional_bits,
+                "comparison_bits": self.architecture.precision.comparison_bits,
+                "basis": self.architecture.precision.basis,
+                "declared_error_bound": self.architecture.precision.error_bound,
+            },
+            "trust": trust(self.manifest),
+            "insecure": list(self.manifest.insecure),
+        }
+        if self.manifest.backend == crypten.NAME:
+            self.report["precision"] = crypten.precision(self.architecture)
+        outputs: Outputs = {}
+        for value in returned.values():
+            outputs.update(value or {})
+        return Result(outputs, self.report) if outputs else None
+
+    def _resume(self, offer: Offer) -> None:
+        """Take this run's piece from the store: it is marked as used before anything is sent."""
+        kept: dict[Role, bytes] = {}
+        if self._store is not None and any(self._backend.keeps(role) for role in self._players):
+            kept = unpack_roles(self._store.take(offer.generation, offer.number))
+        following = dataclasses.replace(offer, number=offer.number + 1)
+        self._offer = following if following.number < following.end else None
+        scope = Scope(offer.generation, offer.number)
+        plays = {role: player.resume(scope, kept.get(role)) for role, player in self._players.items()}
+        self._play(Phase.OFFLINE, plays)
+
+    def _rounds(self, network: Network) -> dict[str, int]:
+        """One-way messages on the critical path: as counted by an evaluator, as declared elsewhere."""
+        if self.manifest.backend == crypten.NAME:
+            return crypten.rounds(self._players)
+        counted = [p.rounds for p in self._players.values() if p.rounds is not None]
+        batches = [p.batch for p in self._players.values() if p.batch is not None]
+        if counted:
+            between = counted[0]
+        elif batches:
+            between = roles.rounds(roles.choose(roles.compile_for(self._table), network, batches[0]))
+        else:  # the model owner is not told how many rows there are
+            return {"input": 1, "compare": 1, "output": 1}
+        return {"input": 1, "compare": 1, "evaluators": between, "output": 1}
+
+    def _drive(self, phase: Phase, start: Callable[[Player], Any]) -> dict[Role, Any]:
+        return self._play(phase, {role: start(player) for role, player in self._players.items()})
+
+    def _play(self, phase: Phase, plays: Mapping[Role, Play]) -> dict[Role, Any]:
+        try:
+            return drive(plays, self._office, phase, self._progress)
+        finally:
+            for play in plays.values():
+                play.close()
+
+    # -- ending ----------------------------------------------------------------------------------
+
+    def _fail(self, error: PrivinferError) -> PrivinferError:
+        """End the session here and tell everybody, once."""
+        if isinstance(error, TransportError) and error.culprit not in (None, self.name):
+            error = self._office.last_words(error)
+        self._failed = error
+        told = error
+        if isinstance(error, InputError) and error.culprit == self.name:
+            # how far an input lies outside its range is its owner's secret
+            told = InputError("refused its own input before anything was sent", culprit=self.name)
+        self._office.abort(told)
+        return error
+
+    def close(self) -> None:
+        """Leave the session; may be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._failed is None:
+            self._office.leave()
+        self._office.close()
+        if self._store is not None:
+            self._store.close()
+
+
+class _Guard:
+    """Whatever goes wrong inside ends the session for all, with this party's name where it is its own."""
+
+    def __init__(self, party: Party) -> None:
+        self.party = party
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        party = self.party
+        if not isinstance(error, PrivinferError):
+            stop = "was stopped" if isinstance(error, KeyboardInterrupt) else "met an internal error"
+            party._fail(PrivinferError(stop, culprit=party.name))
+            return
+        if error.culprit is None:
+            error.culprit = party.name
+        told = party._fail(error)
+        if told is not error:
+            raise told from None

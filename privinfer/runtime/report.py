@@ -1,0 +1,41 @@
+"""What one party can say of a run afterwards: numbers, never contents."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import Any
+
+from privinfer.backends.base import Phase
+from privinfer.transport.endpoint import Counters
+
+SCHEMA = "privinfer.report/1"
+
+
+def traffic(
+    counters: Counters, before: dict[str, dict[tuple[str, int], int]] | None = None
+) -> dict[str, Any]:
+    """Bytes by direction, phase and peer since an earlier snapshot; frame headers included, TLS not."""
+    now = counters.snapshot()
+    found: dict[str, Any] = {}
+    for direction, table in (("sent", "bytes_sent"), ("received", "bytes_received")):
+        rows: dict[str, dict[str, int]] = {p.name.lower(): {} for p in Phase}
+        for (peer, phase), count in now[table].items():
+            if phase not in Phase.__members__.values():
+                continue  # a peer chose it
+            moved = count - (before[table].get((peer, phase), 0) if before else 0)
+            if moved:
+                rows[Phase(phase).name.lower()][peer] = moved
+        found[direction] = rows
+    return found
+
+
+def peak_rss() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    try:  # ru_maxrss of a child begins with its parent's
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024
+    except (OSError, StopIteration):
+        pass
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,6 @@
+"""Who takes part and under which agreement: identities and the session file."""
+
+from privinfer.session.identity import Identity, PublicIdentity
+from privinfer.session.manifest import Manifest, Party
+
+__all__ = ["Identity", "Manifest", "Party", "PublicIdentity"]

@@ -1,0 +1,56 @@
+"""One party in a process of its own, for tests: joins through the public face, and dies where it is told to.
+
+    python actor.py SESSION NAME KEY < plan.json
+
+The plan: {"model": path or null, "inputs": [{name: nested list}, ...], "act": [moment, signal] or null}; one
+run for each entry of inputs. Standard output gets one JSON line: outputs, report, error, seconds.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import privinfer
+
+
+def main():
+    session, name, key = sys.argv[1:]
+    plan = json.load(sys.stdin)
+    moment, how = plan.get("act") or (None, None)
+
+    def act(now):
+        if now == moment:
+            print(json.dumps({"acted": time.time()}), flush=True)
+            os.kill(os.getpid(), getattr(signal, how))
+
+    act("before")
+    model = None
+    if plan.get("model"):
+        ranges = dict.fromkeys(("xray", "dna", "blood"), (-4.0, 4.0))
+        model = privinfer.from_onnx(plan["model"], ranges)
+    told = {"outputs": [], "reports": [], "error": None}
+    try:
+        loaded = privinfer.Session.load(session)
+        with loaded.join(
+            name, key, model=model, progress=lambda role, phase, event: act(phase.name.lower())
+        ) as party:
+            act("joined")
+            for own in plan["inputs"]:
+                result = party.run(own)
+                told["outputs"].append({k: v.tolist() for k, v in result.outputs.items()} if result else None)
+                told["reports"].append(party.report)
+    except privinfer.PrivinferError as error:
+        told["error"] = [type(error).__name__, error.culprit, error.message]
+        print(json.dumps(told | {"ended": time.time()}), flush=True)
+        return error.exit_code
+    print(json.dumps(told | {"ended": time.time()}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+from tests.adversarial.clean import nothing_left
+
+__all__ = ["nothing_left"]
