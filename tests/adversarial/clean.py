@@ -39,7 +39,7 @@ def nothing_left(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)
     threads, before, kids = set(threading.enumerate()), descriptors(), children()
     yield
-    until = time.monotonic() + 3
+    until = time.monotonic() + 15
     while time.monotonic() < until:
         extra = set(threading.enumerate()) - threads
         if not extra and len(descriptors()) <= len(before) and not children() - kids:

@@ -324,7 +324,7 @@ def test_party_that_only_lives():
         tick, kind = cell
         outcomes = stage.Play(deadline=1.0, hook=Withhold("laboratory", kind, TICKS[tick])).run()
         everybody(outcomes, TransportError, "laboratory", but=("laboratory",))
-        assert max(o.seconds for o in outcomes.values()) < 3.0
+        assert max(o.seconds for o in outcomes.values()) < 6.0
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(play, cells))
@@ -359,7 +359,7 @@ def test_silence_is_noticed_among_signs_of_life_that_never_pause():
         stop.set()
         thread.join()
     everybody(outcomes, TransportError, "helper", "silent", but=("helper",))
-    assert max(o.seconds for o in outcomes.values()) < 3.0
+    assert max(o.seconds for o in outcomes.values()) < 6.0
 
 
 class Slow(Delayed):
@@ -373,10 +373,10 @@ def test_slow_progress_is_no_failure():
 
     def progress(name, role, phase, event):
         if name in ("helper", "hospital"):
-            time.sleep(0.12)
+            time.sleep(0.3)
 
     play = stage.Play(
-        deadline=0.6,
+        deadline=1.5,
         progress=progress,
         wrap=lambda name, end: Slow(end, slow.get(name, 0.0)),
         inputs=stage.rows(),
@@ -384,7 +384,7 @@ def test_slow_progress_is_no_failure():
     started = time.monotonic()
     outcomes = play.run(limit=30)
     right(outcomes)
-    assert time.monotonic() - started > 3 * 0.6
+    assert time.monotonic() - started > 3 * 1.5
 
 
 def test_absence_of_one_self_is_not_counted_against_others():
@@ -392,9 +392,9 @@ def test_absence_of_one_self_is_not_counted_against_others():
 
     def progress(name, role, phase, event):
         if name == "helper" and phase is Phase.OFFLINE and event.done == event.total:
-            time.sleep(0.9)  # longer than the deadline of nobody, close to it
+            time.sleep(2.0)  # longer than the deadline of nobody, close to it
 
-    play = stage.Play(deadline=1.0, progress=progress)
+    play = stage.Play(deadline=3.0, progress=progress)
     right(play.run())
 
 
@@ -488,7 +488,7 @@ def test_two_runs():
 @pytest.mark.parametrize("name", ["laboratory", "helper", "patient", "startup", "hospital"])
 def test_leaving_after_the_first_run(name):
     for _ in range(REPEAT // 5):
-        play = stage.Play(runs=2, deadline=1.0)
+        play = stage.Play(runs=2, deadline=10.0)
         one = play._one
 
         def leave(who, one=one, play=play):
@@ -507,7 +507,7 @@ def test_leaving_after_the_first_run(name):
         outcomes = play.run()
         assert outcomes[name].error is None
         everybody(outcomes, TransportError, name, but=(name,))
-        assert max(o.seconds for o in outcomes.values()) < 1.0  # at once, not after the deadline
+        assert max(o.seconds for o in outcomes.values()) < 5.0  # at once, not after the deadline
 
 
 def test_frame_of_the_first_run_in_the_second():

@@ -240,6 +240,10 @@ def test_tampered(way):
     with ThreadPoolExecutor(12 if way in ("drop", "withhold") else 3) as pool:
         ended = list(pool.map(lambda kind: play(kind, way), kinds))
     bad = {k: w for k, (t, o) in zip(kinds, ended, strict=True) if (w := judge(k, way, t, o))}
+    # The deadline is promised on a machine of one's own, not beside eleven other plays: late ones play alone.
+    for kind in [k for k, w in bad.items() if all(" took " in line for line in w)]:
+        if not (w := judge(kind, way, *play(kind, way))):
+            del bad[kind]
     names = Counter(type(o.error).__name__ for t, out in ended for n, o in out.items() if n != t.sender)
     print(f"{way}: {len(kinds)} cells, {dict(names)}")
     assert not bad, "\n".join(f"{k}: {w}" for k, w in bad.items())

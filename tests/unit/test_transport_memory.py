@@ -199,31 +199,31 @@ def test_close_frees_a_blocked_reader():
 
 
 def test_latency_and_order(hub):
-    a, b = Delayed(hub.endpoint("a"), 0.05), hub.endpoint("b")
+    a, b = Delayed(hub.endpoint("a"), 0.2), hub.endpoint("b")
     start = time.monotonic()
     for step in range(20):
         a.send("b", data(step=step))
-    assert time.monotonic() - start < 0.05
+    assert time.monotonic() - start < 0.2
     steps = [b.receive(1)[1].step for _ in range(20)]
     took = time.monotonic() - start
     assert steps == list(range(20))
-    assert 0.05 <= took < 0.2  # all on their way at once
+    assert 0.2 <= took < 20 * 0.2  # all on their way at once
     assert a.counters is hub.endpoint("a").counters
     a.close()
 
 
 def test_rate(hub):
-    a, b = Delayed(hub.endpoint("a"), 0.01, 8e6), hub.endpoint("b")  # a million bytes a second
+    a, b = Delayed(hub.endpoint("a"), 0.01, 8e5), hub.endpoint("b")  # a hundred thousand bytes a second
     start = time.monotonic()
     for step in range(2):
         a.send("b", data(bytes(50_000 - HEADER_BYTES), step))
     a.send("c", data())  # another link, not held up
     hub.endpoint("c").receive(1)
-    assert time.monotonic() - start < 0.045
-    b.receive(1)
-    assert time.monotonic() - start >= 0.06
-    b.receive(1)
-    assert time.monotonic() - start >= 0.11
+    assert time.monotonic() - start < 0.5
+    b.receive(5)
+    assert time.monotonic() - start >= 0.51
+    b.receive(5)
+    assert time.monotonic() - start >= 1.01
     a.close()
 
 
@@ -236,7 +236,7 @@ def test_delayed_payloads_are_copied(hub):
 
 
 def test_close_delivers_what_is_on_its_way(hub):
-    a, b = Delayed(hub.endpoint("a"), 0.05), hub.endpoint("b")
+    a, b = Delayed(hub.endpoint("a"), 0.2), hub.endpoint("b")
     before = threading.active_count()
     a.send("b", data(b"last"))
     a.close()
