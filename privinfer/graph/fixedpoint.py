@@ -86,6 +86,87 @@ class Truncate:
 
 
 @dataclass(frozen=True, slots=True)
+class Pieces:
+    """Exact piecewise affine function of a narrow value x.
+
+    It is
+
+        y = offset + slope x + sum_k [x >= b_k] (jump_k + bend_k (x - b_k))
+
+    then `shift` fractional bits are dropped. With f the input's fractional bits: `breaks` count 2**-f,
+    `slope` and `bends` 2**-g, `offset` and `jumps` 2**-(f + g). The result is narrow, or wide with a shift
+    of 0. Needs ``|x|`` and every ``|x - b_k|`` below 2**(n - 2).
+    """
+
+    breaks: tuple[int, ...]
+    jumps: tuple[int, ...]
+    bends: tuple[int, ...]
+    slope: int
+    offset: int
+    shift: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Piecewise polynomial of a narrow value X (an integer), by one lookup of its mask.
+
+    With Y = X - low, u = Y >> step_bits or one more (which of them depends on the mask), and
+    t = Y - (u << step_bits): y = sum_k c_k[u] t**k, with ``c_k[u] = coefficients[k * 2**cell_bits + u]``,
+    then `shift` fractional bits are dropped; with a shift of 0 the result is wide. The caller sees to it
+    that 0 <= Y < (2**cell_bits - 1) << step_bits.
+    """
+
+    low: int
+    step_bits: int
+    cell_bits: int
+    degree: int
+    coefficients: tuple[int, ...]
+    shift: int
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Product of two secret wide values, then `shift` fractional bits are dropped (0: it stays wide).
+
+    `matmul`: (..., m, k) by (..., k, n) with equal leading axes; otherwise elementwise, of one shape.
+    """
+
+    matmul: bool
+    shift: int
+
+
+@dataclass(frozen=True, slots=True)
+class Larger:
+    """Of each pair of neighbours along the first axis the one whose channel 0 is larger, narrow.
+
+    (2 h, c, ...) becomes (h, c, ...): out[i] = in[2 i] if in[2 i, 0] >= in[2 i + 1, 0] else in[2 i + 1],
+    elementwise behind the channels; what the other channels hold goes along.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """Sum with a public integer; the mask stays."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Entries of one axis (1: the first after the batch) in any order and number; -1 stands for zero."""
+
+    axis: int
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Sum over one axis, which goes."""
+
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
 class SumPool:
     """Sum over windows; the divisor sits in the scale or in a :class:`Times` behind it."""
 
@@ -142,9 +223,27 @@ class Reveal:
 
 
 Operation = (
-    Source | Bilinear | Rectify | Extend | Truncate | SumPool | Times | Plus | Join | Shape | Permute | Reveal
+    Source
+    | Bilinear
+    | Rectify
+    | Extend
+    | Truncate
+    | Pieces
+    | Table
+    | Product
+    | Larger
+    | Offset
+    | Pick
+    | Total
+    | SumPool
+    | Times
+    | Plus
+    | Join
+    | Shape
+    | Permute
+    | Reveal
 )
-LOCAL = (SumPool, Times, Plus, Join, Shape, Permute)
+LOCAL = (SumPool, Times, Plus, Join, Shape, Permute, Pick, Total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +296,12 @@ def apply_local(step: Step, xs: list[npt.NDArray[np.uint64]]) -> npt.NDArray[np.
             y = x.reshape(x.shape[0], *to)
         case Permute(order):
             y = x.transpose(0, *order)
+        case Pick(axis, indices):
+            y = np.take(x, np.maximum(indices, 0), axis=axis)
+            if min(indices) < 0:
+                y = y * reference.along(np.array(indices) >= 0, axis, y.ndim).astype(np.uint64)
+        case Total(axis):
+            y = x.sum(axis=axis, dtype=np.uint64)
         case _:
             raise TypeError(f"{type(step.operation).__name__} is not local")
     return np.ascontiguousarray(low_bits(y, step.type.bits))

@@ -19,184 +19,53 @@ import numpy as np
 import numpy.typing as npt
 
 from privinfer.errors import ConfigError, ModelUnsupported
+from privinfer.graph.operators import (
+    OPS,
+    Add,
+    AvgPool2d,
+    Concat,
+    Conv2d,
+    Linear,
+    Misfit,
+    Multiply,
+    Op,
+    Relu,
+    Reshape,
+    Scale,
+    Shape,
+    Transpose,
+    conv_output,
+)
 
-Shape = tuple[int, ...]
+__all__ = [
+    "Add",
+    "Architecture",
+    "Array",
+    "AvgPool2d",
+    "Concat",
+    "Conv2d",
+    "Input",
+    "Linear",
+    "Model",
+    "Multiply",
+    "Node",
+    "Op",
+    "Output",
+    "Parameters",
+    "Precision",
+    "Relu",
+    "Reshape",
+    "Scale",
+    "Shape",
+    "Transpose",
+    "conv_output",
+]
 Array = npt.NDArray[np.float64]
 Parameters = dict[str, dict[str, Array]]
 
 DEFAULT_RANGE = (-16.0, 16.0)
 MAX_ARCHITECTURE_BYTES = 4 << 20
 MAX_ELEMENTS = 1 << 28
-
-
-def conv_output(size: int, kernel: int, stride: int, before: int, after: int, dilation: int = 1) -> int:
-    """Length of one spatial axis after a window of `kernel` taps slides over it."""
-    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
-
-
-class Operator:
-    """What each operator tells of itself.
-
-    ``shape(*inputs)`` gives the per-sample shape of the result (or says why the inputs do not fit), and
-    ``parameters()`` the shapes of its secret parameters by name.
-    """
-
-    __slots__ = ()
-
-    def parameters(self) -> dict[str, Shape]:
-        return {}
-
-
-@dataclass(frozen=True, slots=True)
-class Linear(Operator):
-    """``y = x W + b`` on the last axis; parameters ``weight`` (in, out) and ``bias`` (out,)."""
-
-    inputs: int
-    outputs: int
-
-    def shape(self, x: Shape) -> Shape:
-        _need(bool(x) and x[-1] == self.inputs, f"the last axis has to hold {self.inputs} values, not {x}")
-        return (*x[:-1], self.outputs)
-
-    def parameters(self) -> dict[str, Shape]:
-        return {"weight": (self.inputs, self.outputs), "bias": (self.outputs,)}
-
-
-@dataclass(frozen=True, slots=True)
-class Conv2d(Operator):
-    """Cross-correlation of (C, H, W) with ``weight`` (out, in / groups, KH, KW), plus ``bias`` (out,).
-
-    `padding` is (top, left, bottom, right).
-    """
-
-    inputs: int
-    outputs: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-
-    def shape(self, x: Shape) -> Shape:
-        _need(len(x) == 3 and x[0] == self.inputs, f"needs ({self.inputs}, H, W), not {x}")
-        _need(
-            self.groups > 0 and self.inputs % self.groups == 0 and self.outputs % self.groups == 0,
-            f"{self.groups} groups do not divide the channels",
-        )
-        return (self.outputs, *_windows(x, self.kernel, self.stride, self.padding, self.dilation))
-
-    def parameters(self) -> dict[str, Shape]:
-        return {
-            "weight": (self.outputs, self.inputs // max(self.groups, 1), *self.kernel),
-            "bias": (self.outputs,),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Scale(Operator):
-    """``y = x * weight + bias``, one secret pair a position of `axis` (1: the first after the batch)."""
-
-    axis: int
-    size: int
-
-    def shape(self, x: Shape) -> Shape:
-        _need(1 <= self.axis <= len(x) and x[self.axis - 1] == self.size, f"axis {self.axis} of {x}")
-        return x
-
-    def parameters(self) -> dict[str, Shape]:
-        return {"weight": (self.size,), "bias": (self.size,)}
-
-
-@dataclass(frozen=True, slots=True)
-class AvgPool2d(Operator):
-    """Mean over windows; `count_padding` says whether padded zeros count in the divisor."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    count_padding: bool = True
-
-    def shape(self, x: Shape) -> Shape:
-        _need(len(x) == 3, f"needs (C, H, W), not {x}")
-        top, left, bottom, right = self.padding
-        _need(
-            max(top, bottom) < self.kernel[0] and max(left, right) < self.kernel[1],
-            "padding has to be smaller than the window",
-        )
-        return (x[0], *_windows(x, self.kernel, self.stride, self.padding, (1, 1)))
-
-
-@dataclass(frozen=True, slots=True)
-class Relu(Operator):
-    """``max(x, 0)``, exact."""
-
-    def shape(self, x: Shape) -> Shape:
-        return x
-
-
-@dataclass(frozen=True, slots=True)
-class Add(Operator):
-    """Sum of two values of one shape (no broadcasting)."""
-
-    def shape(self, x: Shape, y: Shape) -> Shape:
-        _need(x == y, f"{x} and {y} differ")
-        return x
-
-
-@dataclass(frozen=True, slots=True)
-class Multiply(Operator):
-    """Product with a public constant, which is part of the architecture."""
-
-    factor: float
-
-    def shape(self, x: Shape) -> Shape:
-        _need(math.isfinite(self.factor), "the factor is not finite")
-        return x
-
-
-@dataclass(frozen=True, slots=True)
-class Concat(Operator):
-    """Concatenation along `axis` (1 is the first after the batch)."""
-
-    axis: int
-
-    def shape(self, *xs: Shape) -> Shape:
-        _need(bool(xs) and 1 <= self.axis <= len(xs[0]), f"no axis {self.axis}")
-        k = self.axis - 1
-        _need(
-            all(len(x) == len(xs[0]) and x[:k] + x[k + 1 :] == xs[0][:k] + xs[0][k + 1 :] for x in xs),
-            f"shapes {list(xs)} do not fit together",
-        )
-        return (*xs[0][:k], sum(x[k] for x in xs), *xs[0][k + 1 :])
-
-
-@dataclass(frozen=True, slots=True)
-class Reshape(Operator):
-    """The same values in row-major order under another per-sample shape."""
-
-    to: Shape
-
-    def shape(self, x: Shape) -> Shape:
-        _need(math.prod(x) == math.prod(self.to), f"{x} cannot become {self.to}")
-        return self.to
-
-
-@dataclass(frozen=True, slots=True)
-class Transpose(Operator):
-    """Axes in another order; `order` permutes 1..k, the batch stays first."""
-
-    order: tuple[int, ...]
-
-    def shape(self, x: Shape) -> Shape:
-        _need(sorted(self.order) == list(range(1, len(x) + 1)), f"order {self.order} of {x}")
-        return tuple(x[k - 1] for k in self.order)
-
-
-Op = Linear | Conv2d | Scale | AvgPool2d | Relu | Add | Multiply | Concat | Reshape | Transpose
-OPS: dict[str, type[Op]] = {
-    cls.__name__: cls
-    for cls in (Linear, Conv2d, Scale, AvgPool2d, Relu, Add, Multiply, Concat, Reshape, Transpose)
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +160,8 @@ class Architecture:
                 raise ModelUnsupported(f"node {node.name!r}: no earlier value is called {missing[0]!r}")
             try:
                 out = node.op.shape(*(shapes[i] for i in node.inputs))
-            except (_Misfit, TypeError) as e:
-                why = str(e) if isinstance(e, _Misfit) else f"{len(node.inputs)} inputs is the wrong number"
+            except (Misfit, TypeError) as e:
+                why = str(e) if isinstance(e, Misfit) else f"{len(node.inputs)} inputs is the wrong number"
                 raise ModelUnsupported(f"node {node.name!r} ({type(node.op).__name__}): {why}") from None
             if any(d < 1 for d in out) or math.prod(out) > MAX_ELEMENTS:
                 raise ModelUnsupported(f"node {node.name!r}: its output {out} is empty or too large")
@@ -422,30 +291,6 @@ class Model:
         """Nodes in order, each with its parameters."""
         for node in self.architecture.nodes:
             yield node, self.parameters.get(node.name, {})
-
-
-class _Misfit(Exception):
-    """Shapes that do not go with an operator."""
-
-
-def _need(condition: bool, why: str) -> None:
-    if not condition:
-        raise _Misfit(why)
-
-
-def _windows(
-    x: Shape,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
-    dilation: tuple[int, int],
-) -> Shape:
-    _need(min(*kernel, *stride, *dilation) >= 1 and min(padding) >= 0, "window sizes have to be positive")
-    top, left, bottom, right = padding
-    return (
-        conv_output(x[1], kernel[0], stride[0], top, bottom, dilation[0]),
-        conv_output(x[2], kernel[1], stride[1], left, right, dilation[1]),
-    )
 
 
 def _name(name: str, taken: Mapping[str, Shape]) -> None:
