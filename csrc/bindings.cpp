@@ -9,9 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "approx/table.h"
 #include "blind/blind.h"
 #include "dispatch.h"
 #include "fss/dcf.h"
+#include "fss/dpf.h"
 #include "prg/aes.h"
 #include "ring/conv.h"
 #include "ring/matmul.h"
@@ -296,6 +298,100 @@ py::array dcf_eval(py::object party, py::object x, py::object bits, py::object r
   return out;
 }
 
+// Keys of the distributed point function: what the parties need of them and in which shapes.
+struct DpfInput {
+  fss::DpfShape shape;
+  U8 roots, cw;
+  U64 last;
+  const uint8_t* tweak;
+};
+
+void check_cut(const fss::DpfShape& shape) {
+  if (shape.leaf_words() > fss::kMaxLeafWords) {
+    throw py::value_error("a leaf must have at most " + std::to_string(fss::kMaxLeafWords) +
+                          " words: w 2^cut");
+  }
+}
+
+// `count` instances, or as many as there are roots if kAny. How early the tree is cut shows in cw.
+DpfInput dpf_input(py::ssize_t count, int m, int w, py::handle roots, py::handle cw, py::handle last,
+                   py::handle tweak) {
+  const U8 seeds(roots, "roots", {count, 16});
+  const U8 words(cw, "cw", {seeds.dim(0), kAny, 16});
+  if (words.size(1) > static_cast<size_t>(m)) {
+    throw py::value_error("cw must have at most m = " + std::to_string(m) + " levels, got " +
+                          std::to_string(words.size(1)));
+  }
+  const fss::DpfShape shape{m, w, m - static_cast<int>(words.size(1))};
+  check_cut(shape);
+  const U64 leaf(last, "final", {seeds.dim(0), static_cast<py::ssize_t>(shape.leaf_words())});
+  return {shape, seeds, words, leaf, bytes16(tweak, "tweak")};
+}
+
+py::tuple dpf_gen(py::object alpha, py::object payload, py::object m, py::object roots, py::object tweak,
+                  py::object cut) {
+  const U64 points(alpha, "alpha", {kAny});
+  const U64 values(payload, "payload", {points.dim(0), kAny});
+  if (values.size(1) < 1 || values.size(1) > fss::kMaxWords) {
+    throw py::value_error("payload must have 1.." + std::to_string(fss::kMaxWords) + " words, got " +
+                          std::to_string(values.size(1)));
+  }
+  const int bits = static_cast<int>(integer(m, "m", 0, fss::kMaxDomainBits));
+  const int levels = static_cast<int>(integer(cut, "cut", 0, static_cast<uint64_t>(bits)));
+  const fss::DpfShape shape{bits, static_cast<int>(values.size(1)), levels};
+  check_cut(shape);
+  const U8 seeds(roots, "roots", {points.dim(0), 2, 16});
+  const uint8_t* key = bytes16(tweak, "tweak");
+  below_power(points, "alpha", bits);
+  const size_t count = points.size(0);
+  auto cw = output<uint8_t>({count, static_cast<size_t>(shape.depth()), 16});
+  auto last = output<uint64_t>({count, shape.leaf_words()});
+  uint8_t* cw_data = cw.mutable_data();
+  uint64_t* last_data = last.mutable_data();
+  {
+    py::gil_scoped_release release;
+    fss::dpf_gen(points.data(), values.data(), count, shape, seeds.data(), key, cw_data, last_data);
+  }
+  return py::make_tuple(cw, last);
+}
+
+py::array dpf_eval_full(py::object party, py::object m, py::object w, py::object roots, py::object cw,
+                        py::object final, py::object tweak) {
+  const int who = static_cast<int>(integer(party, "party", 0, 1));
+  const int bits = static_cast<int>(integer(m, "m", 0, fss::kMaxDomainBits));
+  const int width = static_cast<int>(integer(w, "w", 1, fss::kMaxWords));
+  const DpfInput keys = dpf_input(kAny, bits, width, roots, cw, final, tweak);
+  const size_t count = keys.roots.size(0);
+  auto out = output<uint64_t>({count, size_t{1} << bits, static_cast<size_t>(width)});
+  uint64_t* data = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    fss::dpf_eval_full(who, count, keys.shape, keys.roots.data(), keys.cw.data(), keys.last.data(),
+                       keys.tweak, data);
+  }
+  return out;
+}
+
+py::array table_eval(py::object party, py::object xhat, py::object m, py::object s, py::object degree,
+                     py::object coefficients, py::object roots, py::object cw, py::object final,
+                     py::object tweak) {
+  const int who = static_cast<int>(integer(party, "party", 0, 1));
+  const U64 points(xhat, "xhat", {kAny});
+  const int bits = static_cast<int>(integer(m, "m", 1, approx::kMaxTableBits));
+  const int low = static_cast<int>(integer(s, "s", 0, approx::kMaxLowBits));
+  const int width = static_cast<int>(integer(degree, "degree", 0, approx::kMaxDegree)) + 1;
+  const U64 table(coefficients, "coefficients", {width, py::ssize_t{1} << bits});
+  const DpfInput keys = dpf_input(points.dim(0), bits, width, roots, cw, final, tweak);
+  auto out = output<uint64_t>({points.size(0)});
+  uint64_t* data = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    approx::table_eval(who, points.data(), points.size(0), keys.shape, low, table.data(), keys.roots.data(),
+                       keys.cw.data(), keys.last.data(), keys.tweak, data);
+  }
+  return out;
+}
+
 int prime(py::handle object) {
   const uint64_t p = integer(object, "p", 2, 255);
   if (p != blind::kSmallPrime && p != blind::kLargePrime) throw py::value_error("p must be 37 or 53");
@@ -406,6 +502,12 @@ PYBIND11_MODULE(_kernels, m) {
   m.def("dcf_gen", &dcf_gen, arg("alpha"), arg("bits"), arg("roots"), arg("tweak"));
   m.def("dcf_eval", &dcf_eval, arg("party"), arg("x"), arg("bits"), arg("roots"), arg("cw"), arg("vcw"),
         arg("leaf"), arg("tweak"));
+  m.def("dpf_gen", &dpf_gen, arg("alpha"), arg("payload"), arg("m"), arg("roots"), arg("tweak"),
+        arg("cut") = 0);
+  m.def("dpf_eval_full", &dpf_eval_full, arg("party"), arg("m"), arg("w"), arg("roots"), arg("cw"),
+        arg("final"), arg("tweak"));
+  m.def("table_eval", &table_eval, arg("party"), arg("xhat"), arg("m"), arg("s"), arg("degree"),
+        arg("coefficients"), arg("roots"), arg("cw"), arg("final"), arg("tweak"));
   m.def("blind_share_bits", &blind_share_bits, arg("r"), arg("bits"), arg("p"), arg("key"));
   m.def("blind_mask", &blind_mask, arg("party"), arg("x"), arg("bits"), arg("p"), arg("shares"),
         arg("key_pair"));

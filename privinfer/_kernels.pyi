@@ -1,4 +1,4 @@
-"""Compiled kernels: products over Z_2^64, AES counter mode, distributed and blinded comparison.
+"""Compiled kernels: products over Z_2^64, AES counter mode, distributed functions, blinded comparison.
 
 Arrays must be C-contiguous, aligned and of exactly the dtype named; anything else raises `TypeError` (type
 or dtype) or `ValueError` (shape, bounds, layout). Size 0 is valid on every axis unless said otherwise. The
@@ -176,6 +176,128 @@ def dcf_eval(
     -------
     uint8 array, shape (n,)
         0 or 1.
+    """
+
+def dpf_gen(
+    alpha: NDArray[np.uint64],
+    payload: NDArray[np.uint64],
+    m: int,
+    roots: NDArray[np.uint8],
+    tweak: bytes,
+    cut: int = 0,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+    """Make key pairs of the distributed point function: ``payload`` at ``alpha``, 0 elsewhere, shared by sum.
+
+    Eprint 2018/707, figure 1 (Gen), with w words of Z_2^64 as output and the tree cut `cut` levels early;
+    csrc/fss/dpf.h has the details and what a cut saves. ``4 (m - cut) + 2 ceil(w 2^cut / 2)`` AES calls an
+    instance. Constant time in `alpha`, `payload` and `roots`.
+
+    Parameters
+    ----------
+    alpha : uint64 array, shape (n,)
+        Secret, each below ``2^m``.
+    payload : uint64 array, shape (n, w)
+        Secret, any values; w is 1 to 4.
+    m : int
+        0 to 16, the domain being ``[0, 2^m)``.
+    roots : uint8 array, shape (n, 2, 16)
+        Secret: the two parties' roots, uniform, fresh for every instance. Bits 0 and 1 are ignored.
+    tweak : bytes
+        16 bytes, public.
+    cut : int
+        0 to m, with ``w 2^cut <= 8``.
+
+    Returns
+    -------
+    cw : uint8 array, shape (n, m - cut, 16)
+        Bit 0 of a word (little-endian) is t_CW^L, bit 1 t_CW^R, the other bits s_CW.
+    final : uint64 array, shape (n, w 2^cut)
+        Correction of the outputs of a leaf: all parts of word 0, then of word 1, and so on.
+
+    Both go to both parties, each with its own root.
+    """
+
+def dpf_eval_full(
+    party: int,
+    m: int,
+    w: int,
+    roots: NDArray[np.uint8],
+    cw: NDArray[np.uint8],
+    final: NDArray[np.uint64],
+    tweak: bytes,
+) -> NDArray[np.uint64]:
+    """One party's additive shares of all outputs: eprint 2018/707, figure 1 (Eval), on the whole domain.
+
+    ``(2 + ceil(w 2^cut / 2)) 2^(m - cut) - 2`` AES calls an instance. Constant time in the key.
+
+    Parameters
+    ----------
+    party : int
+        0 or 1.
+    m : int
+        0 to 16.
+    w : int
+        1 to 4.
+    roots : uint8 array, shape (n, 16)
+        This party's roots.
+    cw, final : arrays, shapes (n, m - cut, 16), (n, w 2^cut)
+        As made by `dpf_gen`; `cut` is read from the shape of `cw`. Any content is safe, a wrong one gives
+        wrong shares.
+    tweak : bytes
+        16 bytes, as given to `dpf_gen`.
+
+    Returns
+    -------
+    uint64 array, shape (n, 2^m, w)
+        The two parties' sum to the payload at alpha, to 0 elsewhere, modulo 2^64.
+    """
+
+def table_eval(
+    party: int,
+    xhat: NDArray[np.uint64],
+    m: int,
+    s: int,
+    degree: int,
+    coefficients: NDArray[np.uint64],
+    roots: NDArray[np.uint8],
+    cw: NDArray[np.uint8],
+    final: NDArray[np.uint64],
+    tweak: bytes,
+) -> NDArray[np.uint64]:
+    """One party's additive shares of a table of polynomials at a masked position.
+
+    With a mask r of which ``alpha = (r >> s) mod 2^m`` and ``rho = r mod 2^s``, keys of `dpf_gen` for alpha
+    and the payload (1, rho, .., rho^degree), ``u = ((xhat >> s) - alpha) mod 2^m`` and ``beta = xhat mod
+    2^s``, the two shares sum to ``sum over k of C_k[u] (beta - rho)^k`` modulo 2^64. csrc/approx/table.h has
+    the algebra. AES calls as of `dpf_eval_full`; no memory for the outputs of the tree. Constant time in the
+    key.
+
+    Parameters
+    ----------
+    party : int
+        0 or 1.
+    xhat : uint64 array, shape (n,)
+        Public, any values; bits above the lowest ``m + s`` are ignored.
+    m : int
+        1 to 12.
+    s : int
+        0 to 40.
+    degree : int
+        0 to 3.
+    coefficients : uint64 array, shape (degree + 1, 2^m)
+        Public, any values: row k is C_k.
+    roots : uint8 array, shape (n, 16)
+        This party's roots.
+    cw, final : arrays, shapes (n, m - cut, 16), (n, (degree + 1) 2^cut)
+        As made by `dpf_gen`; `cut` is read from the shape of `cw`. Any content is safe, a wrong one gives
+        wrong shares.
+    tweak : bytes
+        16 bytes, as given to `dpf_gen`.
+
+    Returns
+    -------
+    uint64 array, shape (n,)
+        Any values.
     """
 
 def blind_share_bits(r: NDArray[np.uint64], bits: int, p: int, key: bytes) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -173,6 +174,126 @@ def dcf_eval(party: int, x: U64, bits: int, roots: U8, cw: U8, vcw: U64, leaf: U
         for i, point in enumerate(x.tolist())
     ]
     return np.array(out, np.uint8)
+
+
+class Dpf:
+    """Distributed point function of one instance: eprint 2018/707, figure 1, output group (Z_2^64)^w.
+
+    The tree reads points from the lowest bit and stops `cut` levels early, at leaves of 2^cut outputs:
+    output `part` of a leaf that the low bits of v lead to is v's whose high bits are `part`. Seeds are
+    integers (little-endian) whose bits 0 and 1 are zero.
+    """
+
+    def __init__(self, m: int, w: int, cut: int, tweak: bytes) -> None:
+        self.w, self.cut, self.depth = w, cut, m - cut
+        derive = AES.new(tweak, AES.MODE_ECB)
+        keys = [derive.encrypt(i.to_bytes(16, "little")) for i in range(4)]
+        self.ciphers = [AES.new(key, AES.MODE_ECB) for key in keys]
+
+    def prg(self, s: int, i: int) -> int:
+        """AES_ki(s) + s, all 128 bits."""
+        return int.from_bytes(self.ciphers[i].encrypt(s.to_bytes(16, "little")), "little") ^ s
+
+    def expand(self, s: int, side: int) -> tuple[int, int]:
+        """Half of G(s): seed and control bit of one child."""
+        block = self.prg(s, side)
+        return block & ~3, block & 1
+
+    def convert(self, s: int) -> list[int]:
+        """The words of a leaf: all parts of word 0, then of word 1, and so on."""
+        total = self.w << self.cut
+        return [self.prg(s, q // 2) >> 64 * (q % 2) & MASK64 for q in range(total)]
+
+    def gen(
+        self, alpha: int, payload: list[int], roots: tuple[bytes, bytes]
+    ) -> tuple[list[bytes], list[int]]:
+        """Correction words: 16 bytes a level, and the words of the leaf."""
+        s = [int.from_bytes(root, "little") & ~3 for root in roots]
+        t = [0, 1]
+        words = []
+        for level in range(self.depth):
+            keep = alpha >> level & 1
+            lose = 1 - keep
+            children = [[self.expand(s[b], side) for side in (0, 1)] for b in (0, 1)]
+            # s_CW = s_0^Lose + s_1^Lose.
+            s_cw = children[0][lose][0] ^ children[1][lose][0]
+            # t_CW^L = t_0^L + t_1^L + alpha_i + 1; t_CW^R = t_0^R + t_1^R + alpha_i.
+            t_cw = [children[0][0][1] ^ children[1][0][1] ^ keep ^ 1]
+            t_cw.append(children[0][1][1] ^ children[1][1][1] ^ keep)
+            words.append((s_cw | t_cw[0] | t_cw[1] << 1).to_bytes(16, "little"))
+            for b in (0, 1):
+                seed, control = children[b][keep]
+                s[b], t[b] = seed ^ (s_cw if t[b] else 0), control ^ (t_cw[keep] if t[b] else 0)
+        # CW^(n+1) = (-1)^t_1 (beta - Convert(s_0) + Convert(s_1)).
+        beta = [0] * (self.w << self.cut)
+        beta[alpha >> self.depth :: 1 << self.cut] = payload
+        sign = -1 if t[1] else 1
+        leaves = zip(beta, self.convert(s[0]), self.convert(s[1]), strict=True)
+        return words, [sign * (x - y + z) & MASK64 for x, y, z in leaves]
+
+    def evaluate(self, party: int, v: int, root: bytes, words: list[bytes], last: list[int]) -> list[int]:
+        """One party's shares of the words at v."""
+        s, t = int.from_bytes(root, "little") & ~3, party
+        for level in range(self.depth):
+            side = v >> level & 1
+            word = int.from_bytes(words[level], "little")
+            seed, control = self.expand(s, side)
+            s, t = seed ^ (word & ~3 if t else 0), control ^ (t & word >> side)
+        sign = -1 if party else 1
+        outputs = [sign * (x + (y if t else 0)) & MASK64 for x, y in zip(self.convert(s), last, strict=True)]
+        return outputs[v >> self.depth :: 1 << self.cut]
+
+
+def dpf_gen(alpha: U64, payload: U64, m: int, roots: U8, tweak: bytes, cut: int = 0) -> tuple[U8, U64]:
+    """Keys of a batch, in the layout of the kernel."""
+    count, w = payload.shape
+    dpf = Dpf(m, w, cut, tweak)
+    cw = np.zeros((count, m - cut, 16), np.uint8)
+    last = np.zeros((count, w << cut), np.uint64)
+    for i in range(count):
+        pair = (roots[i, 0].tobytes(), roots[i, 1].tobytes())
+        words, last[i] = dpf.gen(int(alpha[i]), payload[i].tolist(), pair)
+        for level, word in enumerate(words):
+            cw[i, level] = np.frombuffer(word, np.uint8)
+    return cw, last
+
+
+def dpf_eval_full(party: int, m: int, w: int, roots: U8, cw: U8, final: U64, tweak: bytes) -> U64:
+    """One party's shares of all outputs of a batch."""
+    dpf = Dpf(m, w, m - cw.shape[1], tweak)
+    out = np.zeros((len(cw), 2**m, w), np.uint64)
+    for i in range(len(cw)):
+        words = [word.tobytes() for word in cw[i]]
+        for v in range(2**m):
+            out[i, v] = dpf.evaluate(party, v, roots[i].tobytes(), words, final[i].tolist())
+    return out
+
+
+def table_eval(
+    party: int,
+    xhat: U64,
+    m: int,
+    s: int,
+    degree: int,
+    coefficients: U64,
+    roots: U8,
+    cw: U8,
+    final: U64,
+    tweak: bytes,
+) -> U64:
+    """One party's shares of C[u](beta - rho), in the words of csrc/approx/table.h; NumPy's uint64 wraps."""
+    shares = dpf_eval_full(party, m, degree + 1, roots, cw, final, tweak)
+    out = np.zeros((len(xhat), 1), np.uint64)
+    for i, x in enumerate(xhat.tolist()):
+        beta = x % 2**s
+        at = ((x >> s) % 2**m - np.arange(2**m)) % 2**m
+        for k in range(degree + 1):
+            powers = np.zeros(2**m, np.uint64)
+            for j in range(k + 1):
+                factor = math.comb(k, j) * beta ** (k - j) * (-1) ** j
+                powers += np.uint64(factor & MASK64) * shares[i, :, j]
+            out[i] += (coefficients[k, at] * powers).sum()
+    return out[:, 0]
 
 
 # Blinded comparison: the algebra of privinfer/protocols/mpc/blinded.py, then csrc/blind/blind.h's streams.

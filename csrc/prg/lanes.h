@@ -2,9 +2,9 @@
 //
 // Each struct offers the same names: kBlocks blocks in a Vec, kBatch Vecs to keep in flight (kCounterBatch
 // where nothing else needs registers), loads and stores (also of blocks `stride` bytes apart), bitwise
-// operations, masks made from a bit, and AES-128 of N Vecs at once under one key or under one of two keys
-// chosen by a PUBLIC bit per block. Kernels are written once against these names and included once per path
-// with a matching target attribute (*.inc).
+// operations, masks made from a bit, sums and sums of products of halves mod 2^64, and AES-128 of N Vecs at
+// once under one key or under one of two keys chosen by a PUBLIC bit per block. Kernels are written once
+// against these names and included once per path with a matching target attribute (*.inc).
 #pragma once
 
 #include <cstring>
@@ -24,6 +24,8 @@ struct PortableLanes {
   struct Vec {
     uint64_t w[8];
   };
+  // A sum of products, each half on its own; total() is its value.
+  using Sum = Vec;
   using Key = SlicedKey;
   using Select = uint64_t;
 
@@ -34,6 +36,11 @@ struct PortableLanes {
       for (int b = 0; b < 4; ++b) std::memcpy(words + 2 * b, schedule.round[r], 16);
       out.round[r] = slice(words);
     }
+    return out;
+  }
+  static Vec load(const uint8_t* at) {
+    Vec out;
+    std::memcpy(out.w, at, sizeof out.w);
     return out;
   }
   static Vec gather(const uint8_t* at, size_t stride) {
@@ -58,6 +65,16 @@ struct PortableLanes {
     for (int i = 0; i < 8; ++i) a.w[i] &= b.w[i];
     return a;
   }
+  static Vec add(Vec a, Vec b) {
+    for (int i = 0; i < 8; ++i) a.w[i] += b.w[i];
+    return a;
+  }
+  static Sum no_sum() { return block(0, 0); }
+  static Sum multiply_add(Sum sum, Vec a, Vec b) {
+    for (int i = 0; i < 8; ++i) sum.w[i] += a.w[i] * b.w[i];
+    return sum;
+  }
+  static Vec total(Sum sum) { return sum; }
   // All ones in the blocks whose bit B (of the low half) is 1, else zero.
   template <int B>
   static Vec mask_of_bit(Vec a) {
@@ -102,6 +119,9 @@ struct AesniLanes {
   static constexpr int kBatch = 8;
   static constexpr int kCounterBatch = 8;
   using Vec = __m128i;
+  struct Sum {
+    Vec low, cross;
+  };
   struct Key {
     Vec round[11];
   };
@@ -114,6 +134,7 @@ struct AesniLanes {
     }
     return out;
   }
+  PRIVINFER_LANE Vec load(const uint8_t* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); }
   PRIVINFER_LANE Vec gather(const uint8_t* at, size_t) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
   }
@@ -128,6 +149,18 @@ struct AesniLanes {
   PRIVINFER_LANE Vec counters(uint64_t first) { return block(first, 0); }
   PRIVINFER_LANE Vec bxor(Vec a, Vec b) { return _mm_xor_si128(a, b); }
   PRIVINFER_LANE Vec band(Vec a, Vec b) { return _mm_and_si128(a, b); }
+  PRIVINFER_LANE Vec add(Vec a, Vec b) { return _mm_add_epi64(a, b); }
+  // As in ring/matmul.cpp: low halves times low halves, and the two cross products mod 2^32, each summed
+  // alone.
+  PRIVINFER_LANE Sum no_sum() { return {_mm_setzero_si128(), _mm_setzero_si128()}; }
+  PRIVINFER_LANE Sum multiply_add(Sum sum, Vec a, Vec b) {
+    return {_mm_add_epi64(sum.low, _mm_mul_epu32(a, b)),
+            _mm_add_epi32(sum.cross, _mm_mullo_epi32(_mm_shuffle_epi32(a, 0xB1), b))};
+  }
+  PRIVINFER_LANE Vec total(Sum sum) {
+    const Vec cross = _mm_add_epi32(sum.cross, _mm_srli_epi64(sum.cross, 32));
+    return _mm_add_epi64(sum.low, _mm_slli_epi64(cross, 32));
+  }
   template <int B>
   PRIVINFER_LANE Vec mask_of_bit(Vec a) {
     return _mm_srai_epi32(_mm_slli_epi32(_mm_shuffle_epi32(a, 0), 31 - B), 31);
@@ -163,6 +196,9 @@ struct VaesLanes {
   static constexpr int kBatch = 4;
   static constexpr int kCounterBatch = 8;
   using Vec = __m256i;
+  struct Sum {
+    Vec low, cross;
+  };
   struct Key {
     Vec round[11];
   };
@@ -175,6 +211,9 @@ struct VaesLanes {
           _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(schedule.round[r])));
     }
     return out;
+  }
+  PRIVINFER_LANE Vec load(const uint8_t* at) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
   }
   PRIVINFER_LANE Vec gather(const uint8_t* at, size_t stride) {
     const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
@@ -199,6 +238,16 @@ struct VaesLanes {
   }
   PRIVINFER_LANE Vec bxor(Vec a, Vec b) { return _mm256_xor_si256(a, b); }
   PRIVINFER_LANE Vec band(Vec a, Vec b) { return _mm256_and_si256(a, b); }
+  PRIVINFER_LANE Vec add(Vec a, Vec b) { return _mm256_add_epi64(a, b); }
+  PRIVINFER_LANE Sum no_sum() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  PRIVINFER_LANE Sum multiply_add(Sum sum, Vec a, Vec b) {
+    return {_mm256_add_epi64(sum.low, _mm256_mul_epu32(a, b)),
+            _mm256_add_epi32(sum.cross, _mm256_mullo_epi32(_mm256_shuffle_epi32(a, 0xB1), b))};
+  }
+  PRIVINFER_LANE Vec total(Sum sum) {
+    const Vec cross = _mm256_add_epi32(sum.cross, _mm256_srli_epi64(sum.cross, 32));
+    return _mm256_add_epi64(sum.low, _mm256_slli_epi64(cross, 32));
+  }
   template <int B>
   PRIVINFER_LANE Vec mask_of_bit(Vec a) {
     return _mm256_srai_epi32(_mm256_slli_epi32(_mm256_shuffle_epi32(a, 0), 31 - B), 31);
@@ -235,6 +284,7 @@ struct Avx512Lanes {
   static constexpr int kBatch = 4;
   static constexpr int kCounterBatch = 8;
   using Vec = __m512i;
+  using Sum = Vec;
   struct Key {
     Vec round[11];
   };
@@ -248,6 +298,7 @@ struct Avx512Lanes {
     }
     return out;
   }
+  PRIVINFER_LANE Vec load(const uint8_t* at) { return _mm512_loadu_si512(at); }
   PRIVINFER_LANE Vec gather(const uint8_t* at, size_t stride) {
     __m512i out = _mm512_castsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
     out = _mm512_inserti64x2(out, _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + stride)), 1);
@@ -274,6 +325,12 @@ struct Avx512Lanes {
   }
   PRIVINFER_LANE Vec bxor(Vec a, Vec b) { return _mm512_xor_si512(a, b); }
   PRIVINFER_LANE Vec band(Vec a, Vec b) { return _mm512_and_si512(a, b); }
+  PRIVINFER_LANE Vec add(Vec a, Vec b) { return _mm512_add_epi64(a, b); }
+  PRIVINFER_LANE Sum no_sum() { return _mm512_setzero_si512(); }
+  PRIVINFER_LANE Sum multiply_add(Sum sum, Vec a, Vec b) {
+    return _mm512_add_epi64(sum, _mm512_mullo_epi64(a, b));
+  }
+  PRIVINFER_LANE Vec total(Sum sum) { return sum; }
   template <int B>
   PRIVINFER_LANE Vec mask_of_bit(Vec a) {
     return _mm512_srai_epi32(_mm512_slli_epi32(_mm512_shuffle_epi32(a, _MM_PERM_AAAA), 31 - B), 31);

@@ -127,11 +127,14 @@ class Player(Protocol):
     ----------
     batch : int or None
         Rows of the inference, where this role is told.
+    later : int or None
+        Rows that the same run still brings in chunks to come, where this role is told.
     rounds : int or None
         Online messages that this role counted, where it does.
     """
 
     batch: int | None
+    later: int | None
     rounds: int | None
 
     def setup(self) -> Play:
@@ -147,7 +150,10 @@ class Player(Protocol):
         ...
 
     def deal(self, scope: Scope, batch: int) -> Play:
-        """Offline, before the data exist: returns what this role has to keep, or None."""
+        """Offline, before the data exist: returns what this role has to keep, or None.
+
+        `batch` counts the rows of this chunk and of all that follow in the same run.
+        """
         ...
 
     def resume(self, scope: Scope, kept: bytes | None) -> Play:
@@ -167,6 +173,7 @@ class Idle:
     """A player with nothing to do; roles override the phases they have."""
 
     batch: int | None = None
+    later: int | None = None
     rounds: int | None = None
 
     def setup(self) -> Play:
@@ -218,6 +225,10 @@ class Backend(Protocol):
 
     def keeps(self, role: Role) -> bool:
         """Whether a role keeps something of what is dealt ahead."""
+        ...
+
+    def rows_at_once(self, table: Table, network: Network) -> int:
+        """Rows of one chunk: a run over more of them goes in several. Every party computes the same."""
         ...
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from privinfer.errors import PrecisionError
 from privinfer.graph import ir, reference
 
 WIDE = 64
@@ -122,6 +121,8 @@ class Table:
     degree: int
     coefficients: tuple[int, ...]
     shift: int
+    key: str = ""
+    high: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +147,14 @@ class Larger:
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """Sum with a public integer; the mask stays."""
+    """Sum with public integers, to be broadcast as in :class:`Times`; the mask stays."""
 
-    value: int
+    shape: ir.Shape
+    values: tuple[int, ...]
+
+    def array(self) -> npt.NDArray[np.uint64]:
+        """The integers mod 2**64."""
+        return np.array([v % 2**64 for v in self.values], dtype=np.uint64).reshape(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +253,21 @@ LOCAL = (SumPool, Times, Plus, Join, Shape, Permute, Pick, Total)
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What is known of a value from how it was made, where following each step would say less.
+
+    Values lie in [low, high]. They stray by at most `own`, plus `gain` times what the values of step
+    `source` stray; `source` is -1 where nothing is claimed of errors.
+    """
+
+    low: float
+    high: float
+    source: int = -1
+    gain: float = 0.0
+    own: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One step: its index in the program names its value; `node` is the graph's node it comes from."""
 
@@ -255,6 +276,7 @@ class Step:
     inputs: tuple[int, ...]
     type: Type
     node: str
+    claim: Claim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,9 +319,7 @@ def apply_local(step: Step, xs: list[npt.NDArray[np.uint64]]) -> npt.NDArray[np.
         case Permute(order):
             y = x.transpose(0, *order)
         case Pick(axis, indices):
-            y = np.take(x, np.maximum(indices, 0), axis=axis)
-            if min(indices) < 0:
-                y = y * reference.along(np.array(indices) >= 0, axis, y.ndim).astype(np.uint64)
+            y = reference.pick(x, axis, indices)
         case Total(axis):
             y = x.sum(axis=axis, dtype=np.uint64)
         case _:
@@ -322,178 +342,3 @@ def decode(values: npt.NDArray[np.uint64], kind: Type) -> npt.NDArray[np.float64
     up = np.uint64(WIDE - kind.bits)
     centred = (values << up).view(np.int64) >> np.int64(WIDE - kind.bits)
     return np.asarray(np.ldexp(centred.astype(np.float64), -kind.frac))
-
-
-class _Builder:
-    """Walks the graph once and puts in a change of ring where one is needed."""
-
-    def __init__(self, architecture: ir.Architecture, exact: bool) -> None:
-        self.exact = exact
-        self.n = architecture.precision.comparison_bits
-        self.f = architecture.precision.fractional_bits
-        self.shapes = architecture.shapes()
-        self.steps: list[Step] = []
-        self.values: dict[str, int] = {}
-        self.changed: dict[tuple[int, Operation], int] = {}
-        self.feeds_linear = _feeds_linear(architecture)
-
-    def emit(self, op: Operation, inputs: tuple[int, ...], kind: Type, node: str) -> int:
-        self.steps.append(Step(len(self.steps), op, inputs, kind, node))
-        return len(self.steps) - 1
-
-    def type(self, value: int) -> Type:
-        return self.steps[value].type
-
-    def change(self, value: int, op: Operation, kind: Type) -> int:
-        """Emit a change of ring or scale once, however many steps want it."""
-        key = (value, op)
-        if key not in self.changed:
-            self.changed[key] = self.emit(op, (value,), kind, self.steps[value].node)
-        return self.changed[key]
-
-    def wide(self, value: int) -> int:
-        t = self.type(value)
-        return value if t.wide else self.change(value, Extend(), Type(t.shape, WIDE, t.frac))
-
-    def narrow(self, value: int, frac: int | None = None) -> int:
-        """`value` in Z_2^n, with at most the wanted fractional bits where it was wide."""
-        t = self.type(value)
-        if not t.wide:
-            return value
-        keep = t.frac if frac is None else min(t.frac, frac)
-        shift = t.frac - keep
-        return self.change(value, Truncate(shift, self.exact and shift > 0), Type(t.shape, self.n, keep))
-
-    def times(self, value: int, constants: npt.NDArray[np.float64], node: str) -> int:
-        """Multiply a wide value by public reals; their CONSTANT_BITS fractional bits join its scale."""
-        value = self.wide(self.grow(value, CONSTANT_BITS))
-        t = self.type(value)
-        if np.abs(constants).max() >= 2.0**24:
-            raise PrecisionError(f"node {node!r}: the constant is too large for fixed point")
-        scaled = np.ldexp(constants, CONSTANT_BITS)
-        ints = tuple(int(c) for c in np.rint(scaled).ravel())
-        exact = bool((np.rint(scaled) == scaled).all())
-        kind = Type(t.shape, WIDE, t.frac + CONSTANT_BITS)
-        return self.settle(self.emit(Times(constants.shape, ints, exact), (value,), kind, node))
-
-    def settle(self, value: int) -> int:
-        """Bring a wide value's scale back where it has grown so far that weights would lose precision."""
-        return self.wide(self.grow(value, MIN_WEIGHT_BITS)) if self.type(value).wide else value
-
-    def grow(self, value: int, bits: int) -> int:
-        """Bring the scale back to f where `bits` more would leave less than n bits behind a truncation."""
-        if WIDE - self.n - (self.type(value).frac - self.f) >= bits:
-            return value
-        return self.narrow(self.wide(value), self.f)
-
-    def same(self, values: list[int], wide: bool) -> list[int]:
-        """Bring values to one ring and one scale."""
-        kinds = [self.type(v) for v in values]
-        if not all(k.wide for k in kinds):
-            values = [self.wide(v) if wide else self.narrow(v, self.f) for v in values]
-        frac = max(self.type(v).frac for v in values)
-        return [self.upscale(v, frac) for v in values]
-
-    def upscale(self, value: int, frac: int) -> int:
-        t = self.type(value)
-        if t.frac == frac:
-            return value
-        return self.change(value, Times((), (1 << (frac - t.frac),), exact=True), Type(t.shape, t.bits, frac))
-
-    def node(self, node: ir.Node) -> int:
-        xs = [self.values[i] for i in node.inputs]
-        shape = self.shapes[node.name]
-        op = node.op
-        match op:
-            case ir.Linear() | ir.Conv2d() | ir.Scale():
-                x = self.settle(self.wide(xs[0]))
-                grown = self.type(x).frac - self.f
-                bits = min(MAX_WEIGHT_BITS, WIDE - self.n - grown)
-                if self.exact:
-                    kind = Type(shape, WIDE, self.f + bits + grown)
-                    return self.narrow(self.emit(Bilinear(op, bits, 0), (x,), kind, node.name), self.f)
-                kind = Type(shape, self.n, self.f)
-                return self.emit(Bilinear(op, bits, bits + grown), (x,), kind, node.name)
-            case ir.Relu():
-                t = self.type(x := self.narrow(xs[0], self.f))
-                return self.emit(Rectify(), (x,), Type(shape, WIDE, t.frac), node.name)
-            case ir.AvgPool2d():
-                return self.average(xs[0], op, node.name)
-            case ir.Multiply(factor):
-                return self.times(xs[0], np.array(factor), node.name)
-            case ir.Add():
-                pair = self.same(xs, wide=False)
-                t = self.type(pair[0])
-                return self.emit(Plus(), tuple(pair), Type(shape, t.bits, t.frac), node.name)
-            case ir.Concat(axis):
-                parts = self.same(xs, wide=node.name in self.feeds_linear)
-                t = self.type(parts[0])
-                return self.emit(Join(axis), tuple(parts), Type(shape, t.bits, t.frac), node.name)
-            case ir.Reshape(to):
-                t = self.type(xs[0])
-                return self.emit(Shape(to), (xs[0],), Type(shape, t.bits, t.frac), node.name)
-            case ir.Transpose(order):
-                t = self.type(xs[0])
-                return self.emit(Permute(order), (xs[0],), Type(shape, t.bits, t.frac), node.name)
-
-    def average(self, x: int, op: ir.AvgPool2d, node: str) -> int:
-        """Sum, then divide: exactly, by moving the binary point, where the divisor is a power of two."""
-        divisor = reference.pool_divisor(op, self.type(x).shape)
-        count = int(divisor.flat[0])
-        shift = count.bit_length() - 1
-        moved = bool((divisor == divisor.flat[0]).all()) and count == 1 << shift and shift <= CONSTANT_BITS
-        x = self.grow(x, shift) if moved else self.wide(x)
-        t = self.type(x)
-        shape = op.shape(t.shape)
-        if moved:
-            kind = Type(shape, t.bits, t.frac + shift)
-            return self.settle(self.emit(SumPool(op), (x,), kind, node))
-        total = self.emit(SumPool(op), (x,), Type(shape, t.bits, t.frac), node)
-        if (divisor == divisor.flat[0]).all():
-            divisor = np.array(divisor.flat[0])
-        return self.times(total, 1.0 / divisor, node)
-
-
-def _feeds_linear(architecture: ir.Architecture) -> set[str]:
-    """Values that reach a bilinear operator before any comparison: these are better kept wide."""
-    found: set[str] = set()
-    for node in reversed(architecture.nodes):
-        linear = isinstance(node.op, ir.Linear | ir.Conv2d | ir.Scale)
-        if linear or (node.name in found and not isinstance(node.op, ir.Relu)):
-            found.update(node.inputs)
-    return found
-
-
-def compile_program(architecture: ir.Architecture, *, exact: bool = False) -> Program:
-    """Lower an architecture to fixed-point steps.
-
-    Parameters
-    ----------
-    architecture : Architecture
-        The public half of a model.
-    exact : bool
-        Make every truncation exact, at two more rounds each: needed where a receiver is an evaluator or
-        the helper, whose own share would tell it the bits that rounding should hide.
-
-    Returns
-    -------
-    Program
-        The steps; equal architectures give equal programs at every party.
-
-    Raises
-    ------
-    ModelUnsupported
-        The graph does not fit together.
-    PrecisionError
-        A public constant does not fit.
-    """
-    build = _Builder(architecture, exact)
-    for source in architecture.inputs:
-        kind = Type(source.shape, WIDE, build.f)
-        build.values[source.name] = build.emit(Source(source.name), (), kind, source.name)
-    for node in architecture.nodes:
-        build.values[node.name] = build.node(node)
-    for output in architecture.outputs:
-        value = build.narrow(build.values[output.value], build.f)
-        build.emit(Reveal(output.name), (value,), build.type(value), output.name)
-    return Program(tuple(build.steps), architecture.precision)

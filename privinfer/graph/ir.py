@@ -22,22 +22,45 @@ from privinfer.errors import ConfigError, ModelUnsupported
 from privinfer.graph.operators import (
     OPS,
     Add,
+    ArgMax,
     AvgPool2d,
     Concat,
     Conv2d,
+    Function,
+    Gather,
     Linear,
+    MatMul,
+    Max,
     Misfit,
+    Mul,
     Multiply,
+    Normalize,
     Op,
+    Piecewise,
     Relu,
     Reshape,
     Scale,
     Shape,
+    Shift,
+    Softmax,
+    Sum,
     Transpose,
     conv_output,
 )
 
 __all__ = [
+    "ArgMax",
+    "Function",
+    "Gather",
+    "MatMul",
+    "Max",
+    "Mul",
+    "Normalize",
+    "Piecewise",
+    "Shift",
+    "Softmax",
+    "Sum",
+    "Tabulated",
     "Add",
     "Architecture",
     "Array",
@@ -134,6 +157,46 @@ class Precision:
 
 
 @dataclass(frozen=True, slots=True)
+class Tabulated:
+    """A function as integers: piecewise polynomials, the same at every party (graph/approx.py makes them).
+
+    Attributes
+    ----------
+    key : str
+        What it stands for: name, range, scales.
+    low, high, step_bits, cell_bits, degree, frac_out, coefficients
+        As in :class:`privinfer.graph.approx.Table`.
+    error : float
+        Largest absolute difference from the function on its range, before the result is rounded.
+    """
+
+    key: str
+    low: int
+    high: int
+    step_bits: int
+    cell_bits: int
+    degree: int
+    frac_out: int
+    error: float
+    coefficients: tuple[int, ...]
+
+    def check(self) -> None:
+        """Raise ConfigError where the numbers do not go together."""
+        if not (
+            0 < self.cell_bits <= 12
+            and self.step_bits >= 0
+            and self.step_bits + self.cell_bits < 63
+            and 0 <= self.degree <= 3
+            and 0 < self.frac_out < 63
+            and 0 <= self.high - self.low < ((1 << self.cell_bits) - 1) << self.step_bits
+            and math.isfinite(self.error)
+            and len(self.coefficients) == (self.degree + 1) << self.cell_bits
+            and all(abs(c) < 1 << 63 for c in (self.low, *self.coefficients))
+        ):
+            raise ConfigError(f"the table of {self.key!r} does not fit together")
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """The public half of a model: what every party of a session agrees to compute."""
 
@@ -141,10 +204,13 @@ class Architecture:
     nodes: tuple[Node, ...]
     outputs: tuple[Output, ...]
     precision: Precision = Precision()
+    tables: tuple[Tabulated, ...] = ()
 
     def shapes(self) -> dict[str, Shape]:
         """Per-sample shape of every value; ModelUnsupported names the first node that does not fit."""
         self.precision.check()
+        for table in self.tables:
+            table.check()
         shapes: dict[str, Shape] = {}
         for source in self.inputs:
             _name(source.name, shapes)
@@ -189,6 +255,7 @@ class Architecture:
                 "nodes": [[n.name, type(n.op).__name__, _plain(n.op), list(n.inputs)] for n in self.nodes],
                 "outputs": [[o.name, o.value] for o in self.outputs],
                 "precision": _plain(self.precision),
+                "tables": [_plain(t) for t in self.tables],
             },
             canonical=True,
         )
@@ -217,6 +284,7 @@ class Architecture:
                 ),
                 tuple(Output(_str(n), _str(v)) for n, v in d["outputs"]),
                 _read(Precision, d["precision"]),
+                tuple(_read(Tabulated, t) for t in _list(d["tables"])),
             )
             same = built.to_bytes() == data
         except ConfigError:
@@ -312,6 +380,8 @@ def _plain(thing: Any) -> dict[str, Any]:
             value = None if value is None else float(value)
         elif field.type == "bool":
             value = bool(value)
+        elif field.type == "tuple[float, ...]":
+            value = [float(v) for v in value]
         elif isinstance(value, tuple):
             value = [int(v) for v in value]
         elif field.type == "int":
@@ -332,6 +402,10 @@ def _read(cls: type[T], attributes: Any) -> T:
 
 
 def _attribute(kind: str, value: Any) -> Any:
+    if kind == "tuple[float, ...]":
+        if not all(type(v) is float for v in _list(value)):
+            raise TypeError("not a tuple of numbers")
+        return tuple(value)
     if kind == "Shape" or kind.startswith("tuple"):
         found = _shape(_list(value))
         wanted = kind.count("int")

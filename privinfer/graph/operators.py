@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 Shape = tuple[int, ...]
 
@@ -199,8 +200,182 @@ class Transpose(Operator):
         return tuple(x[k - 1] for k in self.order)
 
 
-Op = Linear | Conv2d | Scale | AvgPool2d | Relu | Add | Multiply | Concat | Reshape | Transpose
-OPS: dict[str, type[Op]] = {
-    cls.__name__: cls
-    for cls in (Linear, Conv2d, Scale, AvgPool2d, Relu, Add, Multiply, Concat, Reshape, Transpose)
-}
+@dataclass(frozen=True, slots=True)
+class Function(Operator):
+    """A smooth function of one variable, elementwise, within `error` on [low, high].
+
+    `name` is one of :mod:`privinfer.graph.functions`, or a user's own. Beyond an end the function goes on
+    with the slope given there; where that is None, no value may go beyond.
+    """
+
+    name: str
+    low: float
+    high: float
+    error: float
+    left: float | None = None
+    right: float | None = None
+
+    def shape(self, x: Shape) -> Shape:
+        numbers = (self.low, self.high, self.error, self.left or 0.0, self.right or 0.0)
+        _need(all(math.isfinite(v) for v in numbers), f"the range of {self.name} is not finite")
+        _need(self.low < self.high and self.error > 0, f"the range or the error of {self.name} is empty")
+        _need(0 < len(self.name) <= 100 and self.name.isprintable(), "the function's name is not printable")
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class Piecewise(Operator):
+    """Piecewise affine: ``offset + slope x + sum_k [x >= break_k] (jump_k + bend_k (x - break_k))``."""
+
+    breaks: tuple[float, ...]
+    jumps: tuple[float, ...]
+    bends: tuple[float, ...]
+    slope: float = 0.0
+    offset: float = 0.0
+
+    def shape(self, x: Shape) -> Shape:
+        _need(
+            1 <= len(self.breaks) == len(self.jumps) == len(self.bends) <= 64,
+            "1 to 64 breaks, each with a jump and a bend",
+        )
+        numbers = (*self.breaks, *self.jumps, *self.bends, self.slope, self.offset)
+        _need(all(math.isfinite(v) for v in numbers), "a break, a jump or a bend is not finite")
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class Shift(Operator):
+    """Sum with a public constant, which is part of the architecture."""
+
+    offset: float
+
+    def shape(self, x: Shape) -> Shape:
+        _need(math.isfinite(self.offset), "the constant is not finite")
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class Mul(Operator):
+    """Elementwise product of two private values of one shape (no broadcasting)."""
+
+    def shape(self, x: Shape, y: Shape) -> Shape:
+        _need(x == y, f"{x} and {y} differ")
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class MatMul(Operator):
+    """``x @ y`` of two private values over their last two axes; leading axes are equal."""
+
+    def shape(self, x: Shape, y: Shape) -> Shape:
+        fits = len(x) == len(y) >= 2 and x[:-2] == y[:-2] and x[-1] == y[-2]
+        _need(fits, f"{x} @ {y} do not fit")
+        return (*x[:-1], y[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Max(Operator):
+    """Largest value along an axis, which goes."""
+
+    axis: int
+
+    def shape(self, x: Shape) -> Shape:
+        return _without(x, self.axis)
+
+
+@dataclass(frozen=True, slots=True)
+class ArgMax(Operator):
+    """Position of the largest value along an axis, which goes; the first of equal ones."""
+
+    axis: int
+
+    def shape(self, x: Shape) -> Shape:
+        return _without(x, self.axis)
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(Operator):
+    """Sum along an axis, which goes."""
+
+    axis: int
+
+    def shape(self, x: Shape) -> Shape:
+        return _without(x, self.axis)
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax(Operator):
+    """``exp(x) / sum exp(x)`` along an axis, or its logarithm."""
+
+    axis: int
+    log: bool = False
+
+    def shape(self, x: Shape) -> Shape:
+        _without(x, self.axis)
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class Normalize(Operator):
+    """``(x - mean) / sqrt(variance + eps)`` over the last axis.
+
+    The variance has to lie in [low, high]. With a `low` of 0 everything below does, but an error bound
+    then says little: it has to hold where the variance is next to nothing.
+    """
+
+    eps: float
+    low: float = 0.0
+    high: float = 2.0**8
+
+    def shape(self, x: Shape) -> Shape:
+        _need(bool(x) and x[-1] > 1, f"needs at least two values on the last axis of {x}")
+        _need(
+            0 <= self.eps < math.inf and 0 <= self.low < self.high < math.inf, "eps or range of the variance"
+        )
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class Gather(Operator):
+    """Entries of one axis in the order, and as often, as `indices` say; -1 stands for zero."""
+
+    axis: int
+    indices: tuple[int, ...]
+
+    def shape(self, x: Shape) -> Shape:
+        size = x[self.axis - 1] if 1 <= self.axis <= len(x) else 0
+        _need(size > 0, f"no axis {self.axis} in {x}")
+        _need(bool(self.indices) and all(-1 <= i < size for i in self.indices), f"an index beyond {size}")
+        k = self.axis - 1
+        return (*x[:k], len(self.indices), *x[k + 1 :])
+
+
+def _without(x: Shape, axis: int) -> Shape:
+    _need(1 <= axis <= len(x), f"no axis {axis} in {x}")
+    return (*x[: axis - 1], *x[axis:])
+
+
+Op = (
+    Linear
+    | Conv2d
+    | Scale
+    | AvgPool2d
+    | Relu
+    | Add
+    | Multiply
+    | Concat
+    | Reshape
+    | Transpose
+    | Function
+    | Piecewise
+    | Shift
+    | Mul
+    | MatMul
+    | Max
+    | ArgMax
+    | Sum
+    | Softmax
+    | Normalize
+    | Gather
+)
+OPS: dict[str, type[Op]] = {cls.__name__: cls for cls in get_args(Op)}

@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from privinfer.errors import InputError, PrecisionError
+from privinfer.graph import bounds as bounds_of
 from privinfer.graph import fixedpoint as fp
-from privinfer.graph import ir, reference
+from privinfer.graph import ir, reference, tables
+from privinfer.graph.lower import compile_program
 
 Array = npt.NDArray[np.float64]
 
@@ -64,12 +66,13 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
     list of Bound
         One a step, arrays shaped (1, ...).
     """
-    program = fp.compile_program(model.architecture)
+    program = compile_program(model.architecture)
     f = program.precision.fractional_bits
     inputs = {i.name: i for i in model.architecture.inputs}
     rows = None if observed is None else check_inputs(model.architecture, observed)
     if rows is not None and not all(map(len, rows.values())):
         raise InputError("calibration needs at least one row")
+    known = {t.key: t for t in model.architecture.tables}
     bounds: list[Bound] = []
     tried: list[Array] = []
     for step in program.steps:
@@ -92,8 +95,12 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
             bound = Bound(xs[0].low, xs[0].high, xs[0].error + last)
         elif isinstance(op, fp.Extend | fp.Reveal):
             bound = xs[0]
+        elif isinstance(op, bounds_of.CURVED):
+            bound = Bound(*bounds_of.spread(step, op, xs, scale, known))
         else:
             bound = _local(step, op, xs, scale)
+        if step.claim is not None:
+            bound = _claimed(step.claim, bound, bounds)
         if rows is not None:
             value = _observe(step, op, rows, [tried[i] for i in step.inputs], model, scale)
             tried.append(value)
@@ -123,7 +130,7 @@ NARROWER = "declare narrower input ranges, or pass calibration= to trust the ran
 
 def _room(model: ir.Model, bounds: list[Bound]) -> Iterator[tuple[fp.Step, Bound, int]]:
     """Each step with its bound and the bits it needs beside the sign: sign extension needs one more."""
-    program = fp.compile_program(model.architecture)
+    program = compile_program(model.architecture)
     extended = {s.inputs[0] for s in program.steps if isinstance(s.operation, fp.Extend)}
     for step, bound in zip(program.steps, bounds, strict=True):
         yield step, bound, int(step.index in extended)
@@ -134,7 +141,7 @@ def _fitting_bits(model: ir.Model, calibration: Mapping[str, Any] | None) -> int
     precision = model.architecture.precision
     n = precision.comparison_bits + 1
     while n <= ir.Precision.MAX_COMPARISON_BITS:
-        wider = model.with_precision(dataclasses.replace(precision, comparison_bits=n))
+        wider = tables.tabulated(model.with_precision(dataclasses.replace(precision, comparison_bits=n)))
         try:
             bounds = analyse(wider, calibration)
             check_ranges(wider, bounds)
@@ -193,7 +200,7 @@ def declare(
     for n in AUTO_BITS if isinstance(comparison_bits, str) else (comparison_bits,):
         precision = ir.Precision(fractional_bits, n, basis)
         precision.check()
-        model = model.with_precision(precision)
+        model = tables.tabulated(model.with_precision(precision))
         try:
             bounds = analyse(model, calibration)
             check_ranges(model, bounds)
@@ -207,7 +214,7 @@ def declare(
         raise misfit
     if not publish_error_bound:
         return model
-    program = fp.compile_program(model.architecture)
+    program = compile_program(model.architecture)
     worst = max(float(bounds[s.index].error.max()) for s, _ in program.reveals())
     return model.with_precision(
         dataclasses.replace(precision, error_bound=2.0 ** math.ceil(math.log2(worst)))
@@ -297,6 +304,16 @@ def _bilinear(
     return Bound(middle - spread, middle + spread, error)
 
 
+def _claimed(claim: fp.Claim, bound: Bound, bounds: list[Bound]) -> Bound:
+    """What is known of a value without following its steps, where that says more."""
+    error = bound.error
+    if claim.source >= 0:
+        known = claim.gain * float(bounds[claim.source].error.max()) + claim.own
+        error = np.minimum(error, known)
+    low, high = np.clip(bound.low, claim.low, claim.high), np.clip(bound.high, claim.low, claim.high)
+    return Bound(low, high, error)
+
+
 def _local(step: fp.Step, op: fp.Operation, xs: list[Bound], scale: float) -> Bound:
     x = xs[0]
     match op:
@@ -318,9 +335,14 @@ def _local(step: fp.Step, op: fp.Operation, xs: list[Bound], scale: float) -> Bo
                 np.concatenate([getattr(v, k) for v in xs], axis=axis) for k in ("low", "high", "error")
             )
         case fp.Shape(to):
-            low, high, error = (v.reshape(len(v), *to) for v in (x.low, x.high, x.error))
+            # a step that names fewer fractional bits than it was given divides
+            low, high, error = (v.reshape(len(v), *to) * scale for v in (x.low, x.high, x.error))
         case fp.Permute(order):
             low, high, error = (v.transpose(0, *order) for v in (x.low, x.high, x.error))
+        case fp.Pick(axis, indices):
+            low, high, error = (reference.pick(v, axis, indices) for v in (x.low, x.high, x.error))
+        case fp.Total(axis):
+            low, high, error = (v.sum(axis=axis) for v in (x.low, x.high, x.error))
         case _:
             raise TypeError(type(op).__name__)
     return Bound(low, high, error)
@@ -343,6 +365,8 @@ def _observe(
             return np.asarray(np.maximum(xs[0], 0))
         case fp.Extend() | fp.Truncate() | fp.Reveal():
             return xs[0]
+        case _ if isinstance(op, bounds_of.CURVED):
+            return bounds_of.value(step, op, xs, scale)
         case _:
             point = [Bound(x, x, np.zeros_like(x)) for x in xs]
             return _local(step, op, point, scale).low

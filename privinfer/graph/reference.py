@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from privinfer.graph import ir
+from privinfer.graph import functions, ir
 
 AnyArray = npt.NDArray[Any]
 
@@ -73,6 +73,31 @@ def pool_divisor(op: ir.AvgPool2d, shape: ir.Shape) -> AnyArray:
     return np.asarray(windows(ones, op.kernel, op.stride, op.padding).sum(axis=(4, 5))[0, 0])
 
 
+def function(op: ir.Function, x: AnyArray) -> AnyArray:
+    """A named function, going on with a straight line beyond an end that has a slope."""
+    inside = np.clip(x, op.low, op.high)
+    known = functions.get(op.name)
+    at = x if op.name in functions.FUNCTIONS else inside
+    y = known(np.where((op.left is None) & (x < op.low) | (op.right is None) & (x > op.high), inside, at))
+    return np.asarray(y)
+
+
+def pieces(op: ir.Piecewise, x: AnyArray) -> AnyArray:
+    """A piecewise affine function."""
+    y = op.offset + op.slope * x
+    for at, jump, bend in zip(op.breaks, op.jumps, op.bends, strict=True):
+        y = y + (x >= at) * (jump + bend * (x - at))
+    return np.asarray(y)
+
+
+def pick(x: AnyArray, axis: int, indices: tuple[int, ...]) -> AnyArray:
+    """Entries of one axis; -1 stands for zero. In the dtype of the argument."""
+    y = np.take(x, np.maximum(indices, 0), axis=axis)
+    if min(indices) < 0:
+        y = y * along(np.array(indices) >= 0, axis, y.ndim).astype(y.dtype)
+    return np.asarray(y)
+
+
 def apply(op: ir.Op, params: Mapping[str, AnyArray], xs: list[AnyArray]) -> AnyArray:
     """One operator on float64 values, batch first."""
     x = xs[0]
@@ -95,6 +120,31 @@ def apply(op: ir.Op, params: Mapping[str, AnyArray], xs: list[AnyArray]) -> AnyA
             return x.reshape(x.shape[0], *op.to)
         case ir.Transpose():
             return x.transpose(0, *op.order)
+        case ir.Function():
+            return function(op, x)
+        case ir.Piecewise():
+            return pieces(op, x)
+        case ir.Shift():
+            return np.asarray(x + op.offset)
+        case ir.Mul():
+            return np.asarray(x * xs[1])
+        case ir.MatMul():
+            return np.asarray(x @ xs[1])
+        case ir.Max():
+            return np.asarray(x.max(axis=op.axis))
+        case ir.ArgMax():
+            return np.asarray(x.argmax(axis=op.axis), dtype=np.float64)
+        case ir.Sum():
+            return np.asarray(x.sum(axis=op.axis))
+        case ir.Softmax():
+            y = np.asarray(x - x.max(axis=op.axis, keepdims=True))
+            total = np.exp(y).sum(axis=op.axis, keepdims=True)
+            return np.asarray(y - np.log(total) if op.log else np.exp(y) / total)
+        case ir.Normalize():
+            y = x - x.mean(axis=-1, keepdims=True)
+            return np.asarray(y / np.sqrt((y * y).mean(axis=-1, keepdims=True) + op.eps))
+        case ir.Gather():
+            return pick(x, op.axis, op.indices)
 
 
 def run(

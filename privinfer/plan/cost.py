@@ -5,7 +5,7 @@ Payload bytes; each message's frame header, and TLS, come on top.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from privinfer.backends.base import Phase, Role, Table
 from privinfer.backends.mpc import roles
@@ -17,7 +17,7 @@ Key = tuple[Phase, Role, Role]
 
 
 def declared(program: fp.Program, table: Table, batch: int) -> dict[Key, int]:
-    """Bytes by phase, sender and receiver for one session with one inference.
+    """Bytes by phase, sender and receiver for one session with one inference, which is one chunk.
 
     Parameters
     ----------
@@ -68,3 +68,30 @@ def declared(program: fp.Program, table: Table, batch: int) -> dict[Key, int]:
     for sender, receiver in ((e1, e2), (e2, e1)):
         add(Phase.ONLINE, sender, receiver, opened + inputs.compared_size(len(program.sources())))
     return {key: size for key, size in total.items() if size}
+
+
+def declared_run(table: Table, batch: int) -> dict[Key, int]:
+    """Bytes by phase, sender and receiver for one session with one run, in as many chunks as it takes.
+
+    Parameters
+    ----------
+    table : Table
+        Who sits where, and over which lines.
+    batch : int
+        Rows of the run.
+
+    Returns
+    -------
+    dict
+        As :func:`declared` gives it; the setup counts once.
+    """
+    program = roles.compile_for(table)
+    at_once = roles.rows_at_once(program, table.network)
+    total: Counter[Key] = Counter()
+    left, first = batch, True
+    while left or first:
+        rows, left = roles.cut(left, at_once)
+        chunk = declared(roles.choose(program, table.network, rows), table, rows)
+        total.update({key: size for key, size in chunk.items() if first or key[0] is not Phase.SETUP})
+        first = False
+    return dict(total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Iterable, Mapping
 
@@ -44,6 +45,23 @@ def agreed(offers: Iterable[Offer | None]) -> Offer | None:
         return None
     number, end = max(o.number for o in have), min(o.end for o in have)
     return Offer(first.generation, number, end, first.batch) if number < end else None
+
+
+def whole(offer: Offer | None, pieces: int) -> Offer | None:
+    """The same without runs of which a piece is gone: each takes `pieces`, counted from the first."""
+    if offer is None:
+        return None
+    number = offer.number + (offer.first - offer.number) % pieces
+    end = offer.end - (offer.end - offer.first) % pieces
+    return dataclasses.replace(offer, number=number, end=end) if number < end else None
+
+
+def check_whole(own: Offer, theirs: Offer | None, pieces: int, peer: str) -> None:
+    """Raise ProtocolViolation where a peer offers part of a run of a generation that this party has too."""
+    if theirs is None or (theirs.generation, theirs.batch) != (own.generation, own.batch):
+        return
+    if (theirs.number - own.first) % pieces or (theirs.end - own.first) % pieces:
+        raise ProtocolViolation("offers a part of a run", culprit=peer)
 
 
 def pack_roles(kept: Mapping[Role, bytes | None]) -> bytes:

@@ -209,7 +209,7 @@ def _merge(reports: dict[str, dict[str, Any]], outputs: dict[str, Any], cast: _C
         phase: max(reports[e]["seconds"][phase] for e in computing)
         for phase in ("setup", "offline", "online")
     }
-    shared = ("schema", "backend", "session", "precision", "trust", "insecure", "online_rounds")
+    shared = ("schema", "backend", "session", "precision", "trust", "insecure", "online_rounds", "chunks")
     own = ("roles", "sees", "bytes", "seconds", "peak_rss_bytes")
     merged = {key: first[key] for key in shared}
     merged["seconds"] = slower

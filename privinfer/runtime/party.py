@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import secrets
 import socket
-import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,15 +26,23 @@ from privinfer.backends.base import (
     Table,
 )
 from privinfer.backends.mpc import Mpc, roles
-from privinfer.errors import ConfigError, InputError, PrivinferError, ProtocolViolation, TransportError
+from privinfer.errors import ConfigError, InputError, IntegrityError, PrivinferError, TransportError
 from privinfer.graph import ir
 from privinfer.graph.ranges import check_inputs
-from privinfer.plan.cost import declared
-from privinfer.plan.trust import sees, trust
+from privinfer.plan.cost import declared_run
 from privinfer.protocols.randomness import Scope
-from privinfer.runtime import report
-from privinfer.runtime.ahead import agreed, pack_offer, pack_roles, parse_offer, unpack_roles
+from privinfer.runtime import chunks, report
+from privinfer.runtime.ahead import (
+    agreed,
+    check_whole,
+    pack_offer,
+    pack_roles,
+    parse_offer,
+    unpack_roles,
+    whole,
+)
 from privinfer.runtime.drive import drive
+from privinfer.runtime.greeting import ARCHITECTURE, OFFERS, greet
 from privinfer.runtime.post import Office
 from privinfer.runtime.store import Offer, Store
 from privinfer.session.identity import Identity
@@ -47,11 +53,6 @@ from privinfer.transport.tls import connect
 
 Watcher = Callable[[Role, Phase, Progress], None]
 BACKENDS: dict[str, type[Backend]] = {"mpc": Mpc, "crypten": crypten.Crypten}
-_NONCE_BYTES = 16
-_SIGNED_BYTES = _NONCE_BYTES + 64  # a nonce and its signature
-_HELLO = struct.Struct(f"<H32s{_SIGNED_BYTES}s")
-_VERSION = 1
-_GREETING, _NONCES, _ARCHITECTURE, _OFFERS = range(4)
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ class Party:
 
     def _setup(self) -> None:
         started = time.perf_counter()
-        nonces = self._greet()
+        nonces = greet(self._office, self.manifest, self.name, self._identity, self._verify)
         self.architecture = self._agree_on_architecture()
         session = hashlib.sha256(self.manifest.digest() + b"".join(nonces)).digest()
         m = self.manifest
@@ -281,12 +282,17 @@ class Party:
     def _agree_on_store(self) -> None:
         """Find what everybody has in store; each party hears the same offers and decides the same."""
         own = self._store.offer() if self._store is not None else None
+        pieces = chunks.count(own.batch, self._at_once_ahead()) if own is not None else 1
+        own = whole(own, pieces)
         heard = {self.name: pack_offer(own)}
-        step, self._asked = _OFFERS + self._asked, self._asked + 1
+        step, self._asked = OFFERS + self._asked, self._asked + 1
         self._office.tell(Kind.HELLO, Phase.SETUP, step, heard[self.name])
         peers = set(self._office.endpoint.peers)
         heard |= self._office.hear(step, peers)
         offers = {peer: parse_offer(data, peer) for peer, data in heard.items()}
+        for peer, offer in offers.items():
+            if own is not None:
+                check_whole(own, offer, pieces, peer)
         keepers = {party for role, party in self._cast.items() if self._backend.keeps(role)}
         self._offer = agreed(offers[keeper] for keeper in sorted(keepers))
         if self._offer is not None and self._store is not None and own is not None:
@@ -294,65 +300,13 @@ class Party:
             for role, data in setups.items():
                 self._players[role].restore(self._offer.generation, data)
 
-    def _greet(self) -> list[bytes]:
-        """Exchange the digest of the session file and a nonce; nothing starts where they differ."""
-        digest = self.manifest.digest()
-
-        def statement(name: str, nonce: bytes) -> bytes:
-            return b"privinfer/greeting/1:" + name.encode() + b":" + digest + nonce
-
-        own = secrets.token_bytes(_NONCE_BYTES)
-        signed = {self.name: own + self._identity.sign(statement(self.name, own))}
-
-        def verify(name: str, said: bytes) -> None:
-            self._verify(name, statement(name, said[:_NONCE_BYTES]), said[_NONCE_BYTES:])
-
-        def check(peer: str, data: bytes) -> None:
-            if len(data) != _HELLO.size:
-                raise ConfigError("speaks another version of the protocol", culprit=peer)
-            version, theirs, said = _HELLO.unpack(data)
-            if version != _VERSION:
-                raise ConfigError("speaks another version of the protocol", culprit=peer)
-            if theirs != digest:
-                raise ConfigError(
-                    "holds another session file than this party",
-                    culprit=peer,
-                    hint="compare them with sha256sum: they have to be equal to the byte",
-                )
-            verify(peer, said)
-            signed[peer] = said
-
-        def compare(peer: str, data: bytes) -> None:
-            if len(data) != len(listed):
-                raise ProtocolViolation("sent a malformed greeting", culprit=peer)
-            for k, name in enumerate(self.manifest.names):
-                said = data[k * _SIGNED_BYTES : (k + 1) * _SIGNED_BYTES]
-                if said != signed[name]:
-                    try:
-                        verify(name, said)
-                    except ProtocolViolation:
-                        raise ProtocolViolation("shows a greeting that nobody gave", culprit=peer) from None
-                    raise ProtocolViolation("greeted two parties differently", culprit=name)
-
-        peers = set(self._office.endpoint.peers)
-        greeting = _HELLO.pack(_VERSION, digest, signed[self.name])
-        self._office.expect(_GREETING, check)
-        self._office.tell(Kind.HELLO, Phase.SETUP, _GREETING, greeting)
-        self._office.hear(_GREETING, peers)
-        # Whoever heard other nonces works in another session, where its checks would blame honest parties.
-        listed = b"".join(signed[name] for name in self.manifest.names)
-        self._office.expect(_NONCES, compare)
-        self._office.tell(Kind.HELLO, Phase.CONTROL, _NONCES, listed)
-        self._office.hear(_NONCES, peers)
-        return [signed[name][:_NONCE_BYTES] for name in self.manifest.names]
-
     def _agree_on_architecture(self) -> ir.Architecture:
         owner = self.manifest.model_owner
         if self._model is not None:
             architecture = self._model.architecture
-            self._office.tell(Kind.HELLO, Phase.SETUP, _ARCHITECTURE, architecture.to_bytes())
+            self._office.tell(Kind.HELLO, Phase.SETUP, ARCHITECTURE, architecture.to_bytes())
         else:
-            data = self._office.hear(_ARCHITECTURE, {owner})[owner]
+            data = self._office.hear(ARCHITECTURE, {owner})[owner]
             if hashlib.sha256(data).hexdigest() != self.manifest.model:
                 raise ConfigError("sent another architecture than the session names", culprit=owner)
             architecture = ir.Architecture.from_bytes(data)
@@ -372,7 +326,7 @@ class Party:
         count : int
             How many.
         batch : int
-            Rows of each.
+            Rows of each; many go in chunks, as they will be run.
 
         Raises
         ------
@@ -394,21 +348,24 @@ class Party:
             if keeps and self._store is not None:
                 kept = {role: player.keep() for role, player in self._players.items()}
                 self._store.begin(generation, batch, pack_roles(kept))
-                self._store.room_for(count * self._piece_size(batch))
-            for _ in range(count):
+                self._store.room_for(count * self._dealt_size(batch))
+            at_once = self._at_once_ahead()
+            for left in [*range(batch, 0, -at_once)] * count if batch else [0] * count:
                 number, self._next = self._next, self._next + 1
                 self._office.begin(number)
                 scope = Scope(generation, number)
-                plays = {role: player.deal(scope, batch) for role, player in self._players.items()}
+                plays = {role: player.deal(scope, left) for role, player in self._players.items()}
                 kept = self._play(Phase.OFFLINE, plays)
                 if keeps and self._store is not None:
                     self._store.add(generation, number, pack_roles(kept))
-                self._office.barrier(number)
+                chunks.settle(self.manifest, self.name, 0, self._office.barrier(number))
             self._agree_on_store()
 
-    def _piece_size(self, batch: int) -> int:
-        program = roles.compile_for(self._table)
-        moved = declared(program, self._table, batch)
+    def _at_once_ahead(self) -> int:
+        return self._backend.rows_at_once(self._table, roles.AHEAD)
+
+    def _dealt_size(self, batch: int) -> int:
+        moved = declared_run(dataclasses.replace(self._table, network=roles.AHEAD), batch)
         return sum(
             size
             for (phase, _, receiver), size in moved.items()
@@ -419,6 +376,8 @@ class Party:
 
     def run(self, inputs: Mapping[str, Any] | None = None) -> Result | None:
         """Take part in one inference; every party of the session calls this once for each.
+
+        A batch too large for memory goes in chunks (docs/protocols.md); what is returned is whole.
 
         Parameters
         ----------
@@ -445,60 +404,56 @@ class Party:
             checked = check_inputs(self.architecture, inputs or {}, mine)
             self._private.inputs.clear()
             self._private.inputs.update(checked)
-            number = self._next
-            self._next += 1  # never again this number, however this run ends
             offer = self._offer
             if offer is not None and checked and len(next(iter(checked.values()))) != offer.batch:
                 raise InputError(
                     f"the store was dealt for batches of {offer.batch} rows",
                     hint="bring as many rows, or join without a store",
                 )
-            self._office.begin(number)
+            first = self._next
             before = self._office.endpoint.counters.snapshot()
-            started = time.perf_counter()
-            if offer is None:
-                self._set_up_live()
-                scope = Scope(self._table.session, number)
-                self._drive(Phase.OFFLINE, lambda p: p.offline(scope))
-            else:
-                self._resume(offer)
-            dealt = time.perf_counter()
-            returned = self._drive(Phase.ONLINE, lambda p: p.online())
-            done = time.perf_counter()
-            self._office.barrier(number)
+            tally = chunks.Tally()
+            left: int | None = None
+            while left != 0:
+                left = self._chunk(tally, ahead=offer is not None)
             self._private.inputs.clear()
-        moved = report.traffic(self._office.endpoint.counters, before if number else None)
+        moved = report.traffic(self._office.endpoint.counters, before if first else None)
         self.report = {
-            "schema": report.SCHEMA,
-            "backend": self.manifest.backend,
-            "session": self.manifest.session,
-            "inference": number,
-            "party": self.name,
-            "roles": self.manifest.roles_of(self.name),
-            "sees": sees(self.manifest, self.name),
+            **report.of_party(self.manifest, self.name, self.architecture),
+            "inference": first,
+            "chunks": tally.chunks,
             "bytes": moved,
-            "online_rounds": self._rounds(self._table.network if offer is None else Network("fss")),
+            "online_rounds": dict(tally.rounds),
             "dealt": "live" if offer is None else "ahead",
-            "seconds": {**self._seconds, "offline": dealt - started, "online": done - dealt},
+            "seconds": {**self._seconds, "offline": tally.offline, "online": tally.online},
             "peak_rss_bytes": report.peak_rss(),
-            "precision": {
-                "fractional_bits": self.architecture.precision.fractional_bits,
-                "comparison_bits": self.architecture.precision.comparison_bits,
-                "basis": self.architecture.precision.basis,
-                "declared_error_bound": self.architecture.precision.error_bound,
-            },
-            "trust": trust(self.manifest),
-            "insecure": list(self.manifest.insecure),
         }
-        if self.manifest.backend == crypten.NAME:
-            self.report["precision"] = crypten.precision(self.architecture)
-        outputs: Outputs = {}
-        for value in returned.values():
-            outputs.update(value or {})
+        outputs = tally.outputs()
         return Result(outputs, self.report) if outputs else None
 
-    def _resume(self, offer: Offer) -> None:
-        """Take this run's piece from the store: it is marked as used before anything is sent."""
+    def _chunk(self, tally: chunks.Tally, *, ahead: bool) -> int:
+        """One inference over the rows that come next; says how many are left."""
+        number = self._next
+        self._next += 1  # never again this number, however this run ends
+        self._office.begin(number)
+        if ahead:
+            self._resume()
+        else:
+            self._set_up_live()
+            scope = Scope(self._table.session, number)
+            self._drive(Phase.OFFLINE, lambda p: p.offline(scope))
+        tally.dealt()
+        tally.done(self._drive(Phase.ONLINE, lambda p: p.online()).values())
+        told = chunks.told(self._players.values())
+        words = self._office.barrier(number, chunks.word(self.name, self.manifest, told))
+        tally.rounds.update(self._rounds(roles.AHEAD if ahead else self._table.network))
+        return chunks.settle(self.manifest, self.name, told, words)
+
+    def _resume(self) -> None:
+        """Take this chunk's piece from the store: it is marked as used before anything is sent."""
+        offer = self._offer
+        if offer is None:
+            raise IntegrityError("what was dealt ahead ends within a run")
         kept: dict[Role, bytes] = {}
         if self._store is not None and any(self._backend.keeps(role) for role in self._players):
             kept = unpack_roles(self._store.take(offer.generation, offer.number))

@@ -26,6 +26,7 @@ from privinfer.transport.frames import Frame, Kind, decode_abort, encode_abort
 CHUNK = 4 << 20  # a long message goes in pieces, so that a slow line is not taken for a dead party
 STEP_BITS = 20
 GREETINGS = 5  # steps of the greeting
+MAX_WORD = 16  # bytes that a DONE may carry
 _CLIENTS = ("owner:", "receiver:")
 NOBODY = 0xFFFF
 # Place in the list of the party waited for, or NOBODY; frames handled so far; when() of the wait.
@@ -202,6 +203,7 @@ class Office:
         self._greeted: set[tuple[str, int]] = set()
         self._checks: dict[int, Callable[[str, bytes], None]] = {}
         self._done: dict[str, int] = {}
+        self._words: dict[tuple[str, int], bytes] = {}
         self._said = -1
         self._gone: set[str] = set()
         self._wanted: set[tuple[Role, Role]] = set()
@@ -303,9 +305,9 @@ class Office:
         self._until(complete, lambda: next(iter(sorted(senders - heard.keys())), None), at)
         return heard
 
-    def barrier(self, run: int) -> None:
-        """Tell all others that this party's run went well, and wait until all of them say so."""
-        self.tell(Kind.DONE, Phase.CONTROL, run)
+    def barrier(self, run: int, word: bytes = b"") -> dict[str, bytes]:
+        """Tell all others that this party's run went well, and wait until all say so: with which words."""
+        self.tell(Kind.DONE, Phase.CONTROL, run, word)
         self._said = run
         peers = set(self.endpoint.peers)
 
@@ -317,6 +319,7 @@ class Office:
             for frame in queue:  # the next run may have begun elsewhere
                 if frame.step >> STEP_BITS != (run + 1) & 0x7FF:
                     raise ProtocolViolation("sent more than was due", culprit=self.cast[pair[0]])
+        return {peer: self._words.pop((peer, run)) for peer in sorted(peers)}
 
     def leave(self) -> None:
         """Say goodbye."""
@@ -415,7 +418,10 @@ class Office:
                 # a barrier lies between two runs: nobody can be more than one ahead
                 if frame.step != self._done.get(peer, -1) + 1 or frame.step > self._said + 1:
                     raise ProtocolViolation("said that it was done with another run", culprit=peer)
+                if len(frame.payload) > MAX_WORD:
+                    raise ProtocolViolation("sent a malformed end of a chunk", culprit=peer)
                 self._done[peer] = frame.step
+                self._words[peer, frame.step] = bytes(frame.payload)
             case Kind.ABORT:
                 told = decode_abort(frame.payload, peer)
                 self._gone.add(peer)

@@ -6,10 +6,37 @@ import resource
 import sys
 from typing import Any
 
+from privinfer.backends import crypten
 from privinfer.backends.base import Phase
+from privinfer.graph import ir
+from privinfer.plan.trust import sees, trust
+from privinfer.session.manifest import Manifest
 from privinfer.transport.endpoint import Counters
 
 SCHEMA = "privinfer.report/1"
+
+
+def of_party(manifest: Manifest, name: str, architecture: ir.Architecture) -> dict[str, Any]:
+    """What a party's report says of its session, whatever the run."""
+    precision = architecture.precision
+    return {
+        "schema": SCHEMA,
+        "backend": manifest.backend,
+        "session": manifest.session,
+        "party": name,
+        "roles": manifest.roles_of(name),
+        "sees": sees(manifest, name),
+        "precision": crypten.precision(architecture)
+        if manifest.backend == crypten.NAME
+        else {
+            "fractional_bits": precision.fractional_bits,
+            "comparison_bits": precision.comparison_bits,
+            "basis": precision.basis,
+            "declared_error_bound": precision.error_bound,
+        },
+        "trust": trust(manifest),
+        "insecure": list(manifest.insecure),
+    }
 
 
 def traffic(

@@ -46,13 +46,16 @@ class Offer:
     end : int
         One more than the number of the last piece.
     batch : int
-        Rows it was dealt for.
+        Rows it was dealt for, all chunks of a run together.
+    first : int
+        Number of the generation's first piece, where known: in chunks, a run takes several pieces.
     """
 
     generation: bytes
     number: int
     end: int
     batch: int
+    first: int = 0
 
 
 class Store:
@@ -209,16 +212,17 @@ class Store:
     def offer(self) -> Offer | None:
         """The next unused piece for this session, or None."""
         rows = self._rows(
-            "SELECT g.id, min(p.number), max(p.number) + 1, g.batch FROM generation g"
+            "SELECT g.id, min(p.number), max(p.number) + 1, g.batch,"
+            " (SELECT min(number) FROM piece WHERE generation = g.id) FROM generation g"
             " JOIN piece p ON p.generation = g.id AND p.used = 0 WHERE g.session = ?"
             " GROUP BY g.id ORDER BY g.made DESC LIMIT 1",
             self._session,
         )
         if not rows:
             return None
-        generation, number, end, batch = rows[0]
+        generation, *numbers = rows[0]
         assert isinstance(generation, bytes)  # noqa: S101 - a BLOB column
-        return Offer(generation, int(str(number)), int(str(end)), int(str(batch)))
+        return Offer(generation, *(int(str(number)) for number in numbers))
 
     def setup(self, generation: bytes) -> bytes:
         """The setup of a generation; IntegrityError where its bytes are not those that were kept."""

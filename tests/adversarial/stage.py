@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from privinfer.backends.base import Phase
 from privinfer.backends.mpc import roles
 from privinfer.errors import PrivinferError
-from privinfer.graph import fixedpoint as fp
 from privinfer.graph.load import from_onnx
+from privinfer.graph.lower import compile_program
 from privinfer.runtime.party import Party
 from privinfer.runtime.post import STEP_BITS
 from privinfer.session import Identity, Manifest
@@ -178,7 +178,7 @@ class Play:
 
 @functools.cache
 def _program(exact=False):
-    return fp.compile_program(model().architecture, exact=exact)
+    return compile_program(model().architecture, exact=exact)
 
 
 def _cast():

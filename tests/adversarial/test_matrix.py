@@ -44,11 +44,10 @@ SEMI_HONEST = {
     ("online", "evaluator1", "receiver", "reveal"),  # its half of the result's mask
     ("online", "evaluator2", "receiver", "reveal"),
 }
-# Bits that nobody looks at: the owner knows its batch, signatures are read where digests differ, an offer
-# counts where all that keep something have one.
+# Bits that nobody looks at: signatures are read where digests differ, an offer counts where all that keep
+# something have one.
 UNUSED = {
     ("control", "HELLO", "offers"),
-    ("offline", "evaluator1", "owner", "ready"),
     ("online", "evaluator1", "evaluator2", "compare"),
     ("online", "evaluator2", "evaluator1", "compare"),
 }
@@ -191,10 +190,8 @@ def cells(way):
         control = kind[0] == "control"
         if (way in NEEDS_PAYLOAD and not size) or (control and way in DATA_ONLY):
             continue
-        if control and kind[1] in ("DONE", "BYE") and way in ("longer",):
-            continue  # their payload is not looked at
-        if control and kind[1] == "BYE" and way in ("wrong step",):
-            continue
+        if control and kind[1] == "BYE" and way in ("longer", "wrong step"):
+            continue  # neither is looked at
         yield kind
 
 

@@ -2,8 +2,9 @@
 
     python actor.py SESSION NAME KEY < plan.json
 
-The plan: {"model": path or null, "inputs": [{name: nested list}, ...], "act": [moment, signal] or null}; one
-run for each entry of inputs. Standard output gets one JSON line: outputs, report, error, seconds.
+The plan: {"model": path or null, "inputs": [{name: nested list}, ...], "act": [moment, signal] or null,
+"chunk_bytes": number or null}; one run for each entry of inputs. Standard output gets one JSON line: outputs,
+report, error, seconds.
 """
 
 import json
@@ -11,20 +12,26 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import privinfer
+from privinfer.backends.mpc import roles
 
 
 def main():
     session, name, key = sys.argv[1:]
     plan = json.load(sys.stdin)
     moment, how = plan.get("act") or (None, None)
+    roles.CHUNK_BYTES = plan.get("chunk_bytes") or roles.CHUNK_BYTES
+
+    times = Counter()
 
     def act(now):
-        if now == moment:
+        times[now] += 1
+        if now == moment or f"{now} {times[now]}" == moment:
             print(json.dumps({"acted": time.time()}), flush=True)
             os.kill(os.getpid(), getattr(signal, how))
 

@@ -13,8 +13,10 @@ import pytest
 
 import privinfer
 from privinfer.backends.base import Phase
+from privinfer.backends.mpc import roles
 from privinfer.errors import InputError, TransportError
 from privinfer.graph import reference
+from privinfer.graph.lower import compile_program
 from tests.adversarial import stage
 from tests.multiparty.troupe import CLI, Troupe, free_ports
 
@@ -224,6 +226,33 @@ def test_two_runs_and_one_that_leaves_after_the_first(tmp_path):
     for given, outputs in zip(inputs, ended["patient"]["outputs"], strict=True):
         assert np.abs(np.array(outputs["risk"]) - clear(given)["risk"]).max() <= BOUND
     assert [r["inference"] for r in ended["helper"]["reports"]] == [0, 1]
+
+
+def in_chunks_of(rows):
+    program = compile_program(MODEL.architecture)
+    return roles.footprint(program, rows)
+
+
+def test_chunks(tmp_path):
+    """Seven rows, two at once, and then one row, which is no chunked run."""
+    inputs = [stage.rows(7, 1), stage.rows(1, 2)]
+    ended = Troupe(tmp_path, deadline=10.0, chunk_bytes=in_chunks_of(2)).run(inputs=inputs)
+    assert not [one["error"] for one in ended.values() if one["error"]]
+    for given, outputs in zip(inputs, ended["patient"]["outputs"], strict=True):
+        assert np.abs(np.array(outputs["risk"]) - clear(given)["risk"]).max() <= BOUND
+    for name, one in ended.items():
+        assert [(r["inference"], r["chunks"]) for r in one["reports"]] == [(0, 4), (4, 1)], name
+
+
+@pytest.mark.parametrize("victim", ["startup", "helper"])
+def test_killed_in_a_later_chunk(tmp_path, victim):
+    """Nothing half done is returned: the receiver has the outputs of the first chunk, and gives none."""
+    steps = len(compile_program(MODEL.architecture).steps)
+    troupe = Troupe(tmp_path, deadline=5.0, chunk_bytes=in_chunks_of(2))
+    ended = troupe.run(inputs=[stage.rows(5)], acts={victim: (f"offline {steps + 2}", "SIGKILL")})
+    assert ended[victim]["code"] == -9
+    check(ended, victim, within=2.5)
+    assert ended["patient"]["outputs"] == []
 
 
 def test_leaves_after_the_first(tmp_path):

@@ -49,6 +49,7 @@ class Troupe:
     def __init__(self, folder, deadline=2.0, connect_timeout=None, **changes):
         self.folder = Path(folder)
         names = changes.pop("names", stage.NAMES)
+        self.chunk_bytes = changes.pop("chunk_bytes", None)
         self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         parties = []
         for name in names:
@@ -70,6 +71,7 @@ class Troupe:
             "model": str(self.model) if name == self.manifest.model_owner else None,
             "inputs": [{k: v.tolist() for k, v in own.get(name, {}).items()} for own in inputs],
             "act": act,
+            "chunk_bytes": self.chunk_bytes,
         }
         process = subprocess.Popen(
             [sys.executable, ACTOR, str(self.session), name, str(self.folder / f"{name}.key")],

@@ -19,6 +19,7 @@ from privinfer.backends.base import Phase
 from privinfer.backends.mpc import roles
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir
+from privinfer.graph.lower import compile_program
 from privinfer.graph.ranges import declare
 from privinfer.protocols.mpc import inputs
 from privinfer.protocols.mpc.dealing import pack, unpack
@@ -234,7 +235,7 @@ def test_what_is_received_does_not_depend_on_secrets(secret: str, exact: bool) -
 def opened(run: list[Message], exact: bool) -> list[tuple[U64, int]]:
     """Masked values of every round, as both evaluators see them, with their bits; gates run one by one."""
     bits: list[int] = []
-    for step in fp.compile_program(network(), exact=exact).steps:
+    for step in compile_program(network(), exact=exact).steps:
         match step.operation:
             case fp.Bilinear():
                 bits.append(step.type.bits)

@@ -14,6 +14,7 @@ from privinfer.backends.base import Network, Phase
 from privinfer.backends.mpc import roles
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir, reference
+from privinfer.graph.lower import compile_program
 from privinfer.graph.ranges import declare
 from privinfer.plan.cost import declared
 from privinfer.protocols.mpc import inputs, linear, outputs
@@ -167,8 +168,8 @@ EVERY = every_operator()
 def test_the_table_has_every_operator() -> None:
     used = {type(node.op) for a in EVERY.values() for node in a.nodes}
     assert used == set(ir.OPS.values())
-    lowered = {type(s.operation) for a in EVERY.values() for s in fp.compile_program(a).steps} | {
-        type(s.operation) for s in fp.compile_program(EVERY["linear"], exact=True).steps
+    lowered = {type(s.operation) for a in EVERY.values() for s in compile_program(a).steps} | {
+        type(s.operation) for s in compile_program(EVERY["linear"], exact=True).steps
     }
     assert lowered == set(fp.Operation.__args__)
 
@@ -317,7 +318,7 @@ def test_the_choice_of_comparison() -> None:
     nodes = (N("wide", ir.Linear(4, 4096), ("x",)), N("a", ir.Relu(), ("wide",)))
     nodes += (N("narrow", ir.Linear(4096, 4), ("a",)), N("b", ir.Relu(), ("narrow",)))
     architecture = ir.Architecture((I("x", (4,), -1.0, 1.0),), nodes, (O("y", "b"),))
-    program = fp.compile_program(architecture)
+    program = compile_program(architecture)
 
     def chosen(network: Network, batch: int = 1) -> list[bool]:
         picked = roles.choose(program, network, batch).steps

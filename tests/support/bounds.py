@@ -6,15 +6,15 @@ import math
 
 import numpy as np
 
-from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir, reference
+from privinfer.graph.lower import compile_program
 from privinfer.graph.ranges import analyse
 
 
 def output_errors(model: ir.Model) -> dict[str, ir.Array]:
     """The bound `ranges.analyse` puts on each output's error, element by element, shaped (1, ...)."""
     bounds = analyse(model)
-    program = fp.compile_program(model.architecture)
+    program = compile_program(model.architecture)
     return {op.output: bounds[step.index].error for step, op in program.reveals()}
 
 

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
+from privinfer.errors import IntegrityError
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir
-from privinfer.protocols.mpc import dealing, extend, linear, opening, relu, truncate
+from privinfer.protocols.cost import Cost
+from privinfer.protocols.mpc import (
+    dealing,
+    extend,
+    larger,
+    linear,
+    opening,
+    pieces,
+    product,
+    relu,
+    table,
+    truncate,
+)
 from privinfer.protocols.mpc.gate import Gate
 from privinfer.protocols.mpc.wires import Masked, MaskPair, MaskShare, masked
 from privinfer.protocols.randomness import U64, Scope, Seed, Stream
+from tests.support import stats
 
 I64 = npt.NDArray[np.int64]
 STEP = 7
@@ -54,6 +70,7 @@ class Run:
     messages: list[tuple[bytes, bytes]]  # what E1 and E2 sent, round by round
     parcels: tuple[bytes, bytes]  # what the helper dealt
     gates: tuple[Gate, Gate]
+    remake: Callable[[int, bytes], None]  # makes evaluator k's gate again, from other bytes
 
     @property
     def result(self) -> I64:
@@ -75,11 +92,15 @@ class Bench:
         first, second = (Stream(seed, self.scope, purpose) for seed in self.seeds)
         return first, second
 
+    def masks(self, name: str, shape: tuple[int, ...], bits: int = fp.WIDE) -> tuple[U64, U64]:
+        """Both halves of a mask for one more wire."""
+        first, second = (s.draw(name, shape, bits) for s in self.streams("wire"))
+        return first, second
+
     def hide(self, values: U64, bits: int, masks: tuple[U64, U64] | None = None) -> Wire:
         """A wire of `values` under a fresh mask, or under the one given."""
         if masks is None:
-            masks = tuple(s.draw("wire", values.shape, bits) for s in self.streams("wire"))  # type: ignore[assignment]
-        assert masks is not None
+            masks = self.masks("wire", values.shape, bits)
         pair = MaskPair(*masks, bits)
         shares = MaskShare(masks[0], bits), MaskShare(masks[1], bits)
         return Wire(pair, shares, masked(fp.low_bits(values + masks[0] + masks[1], bits), bits))
@@ -91,7 +112,9 @@ class Bench:
         first, second = (dealing.Dealt(k, streams[k], self.scope, self.step, parcels[k]) for k in range(2))
         return (first, second), parcels
 
-    def run(self, wire: Wire, pair: MaskPair, make: Callable[[dealing.Dealt, MaskShare], Gate]) -> Run:
+    def run(
+        self, wire: Wire, pair: MaskPair, make: Callable[[dealing.Dealt, MaskShare], Gate], *others: Wire
+    ) -> Run:
         """Take what was dealt, make both gates, and run them against each other."""
         ends, parcels = self.dealt()
         gates = make(ends[0], wire.shares[0]), make(ends[1], wire.shares[1])
@@ -99,14 +122,20 @@ class Bench:
             end.finish()
             np.testing.assert_array_equal(gate.mask.values, half)
             assert gate.mask.bits == pair.bits
-        out, opened, messages = play(gates, wire.masked)
+        out, opened, messages = play(gates, wire.masked, *(w.masked for w in others))
         shares = gates[0].mask, gates[1].mask
-        return Run(Wire(pair, shares, out), opened, messages, parcels, gates)
+
+        def remake(k: int, parcel: bytes) -> None:
+            end = dealing.Dealt(k, self.streams(dealing.DEAL)[k], self.scope, self.step, parcel)
+            make(end, wire.shares[k])
+            end.finish()
+
+        return Run(Wire(pair, shares, out), opened, messages, parcels, gates, remake)
 
 
-def play(gates: tuple[Gate, Gate], x: Masked) -> tuple[Masked, list[Masked], list[tuple[bytes, bytes]]]:
+def play(gates: tuple[Gate, Gate], *xs: Masked) -> tuple[Masked, list[Masked], list[tuple[bytes, bytes]]]:
     """Advance both halves together, through the bytes they would send."""
-    rounds = [gate.evaluate(x) for gate in gates]
+    rounds = [gate.evaluate(*xs) for gate in gates]
     opened: list[Masked] = []
     messages: list[tuple[bytes, bytes]] = []
     send: Any = [None, None]
@@ -196,3 +225,114 @@ def run_linear(
         return linear.LinearGate(step, bilinear, dealt, mask, own)
 
     return bench.run(wire, pair, make)
+
+
+def run_pieces(
+    op: fp.Pieces, x: U64, bits: int, out: int, masks: tuple[U64, U64] | None = None
+) -> tuple[Run, Cost]:
+    """A piecewise affine function of a narrow wire, as one of `out` bits; and what it declares."""
+    bench = Bench()
+    wire = bench.hide(x, bits, masks)
+    step = step_of(op, x.shape[1:], out)
+    pair = pieces.deal(step, op, bench.dealer, wire.pair)
+    run = bench.run(wire, pair, lambda dealt, mask: pieces.PiecesGate(step, op, dealt, mask))
+    return run, pieces.cost(step, op, bits, x.shape[0])
+
+
+def run_table(
+    op: fp.Table, x: U64, bits: int, out: int, masks: tuple[U64, U64] | None = None
+) -> tuple[Run, Cost]:
+    """A lookup of a narrow wire, as one of `out` bits; and what it declares."""
+    bench = Bench()
+    wire = bench.hide(x, bits, masks)
+    step = step_of(op, x.shape[1:], out)
+    pair = table.deal(step, op, bench.dealer, wire.pair)
+    run = bench.run(wire, pair, lambda dealt, mask: table.TableGate(step, op, dealt, mask))
+    return run, table.cost(step, op, bits, x.shape[0])
+
+
+def run_larger(x: U64, bits: int, masks: tuple[U64, U64] | None = None) -> tuple[Run, Cost]:
+    """The larger of neighbours on a narrow wire; and what it declares."""
+    bench = Bench()
+    wire = bench.hide(x, bits, masks)
+    pair = larger.deal(bench.dealer, wire.pair)
+    step = step_of(fp.Larger(), (x.shape[1] // 2, *x.shape[2:]), bits)
+    return bench.run(wire, pair, larger.LargerGate), larger.cost(step, x.shape[0])
+
+
+def run_product(
+    op: fp.Product,
+    x: U64,
+    y: U64 | None,
+    out: int,
+    masks: tuple[tuple[U64, U64] | None, tuple[U64, U64] | None] = (None, None),
+) -> tuple[Run, Cost]:
+    """A product of two wide wires, or without `y` of one with itself; and what it declares."""
+    bench = Bench()
+    left = bench.hide(x, fp.WIDE, masks[0])
+    right = left if y is None else bench.hide(y, fp.WIDE, masks[1] or bench.masks("other", y.shape))
+    shape = (*x.shape[:-1], right.masked.values.shape[-1])
+    step = dataclasses.replace(step_of(op, shape[1:], out), inputs=(0, 1))
+    pair = product.deal(step, op, bench.dealer, left.pair, right.pair)
+
+    def make(dealt: dealing.Dealt, mask: MaskShare) -> Gate:
+        return product.ProductGate(step, op, dealt, mask, right.shares[dealt.evaluator])
+
+    return bench.run(left, pair, make, right), product.cost(step, op, x.shape[0])
+
+
+def check_cost(run: Run, cost: Cost) -> None:
+    """Rounds and bytes are those that the gate declares."""
+    assert cost.rounds == len(run.messages)
+    for k in range(2):
+        assert cost.opened == sum(len(sent[k]) for sent in run.messages)
+    assert cost.dealt == tuple(len(p) for p in run.parcels)
+    assert (cost.asked, cost.answered) == (0, (0, 0))
+
+
+def check_parcels(run: Run) -> None:
+    """A parcel that is too short or too long is refused, and the right one is not."""
+    for k, parcel in enumerate(run.parcels):
+        run.remake(k, parcel)
+        for data in {parcel[:-1], parcel[: len(parcel) // 2], b"", parcel + b"\0", 2 * parcel} - {parcel}:
+            with pytest.raises(ValueError, match=r"."):
+                run.remake(k, data)
+
+
+def check_used(run: Run, *xs: Masked) -> None:
+    """A gate that has run does not run again."""
+    for gate in run.gates:
+        with pytest.raises(IntegrityError, match="twice"):
+            next(gate.evaluate(*xs))
+
+
+def silence(patch: pytest.MonkeyPatch, name: str, bits: int) -> None:
+    """Let every draw of this name and ring be zeros: a gate that is broken on purpose."""
+    real = Stream.draw
+
+    def draw(self: Stream, label: str, shape: tuple[int, ...], drawn: int = fp.WIDE) -> U64:
+        values = real(self, label, shape, drawn)
+        return np.zeros_like(values) if label.endswith(f"/{name}") and drawn == bits else values
+
+    patch.setattr(Stream, "draw", draw)
+
+
+def sent(run: Run, at: int, sender: int) -> U64:
+    """What an evaluator sent in a round, as integers."""
+    like = run.opened[at]
+    return dealing.unpack(run.messages[at][sender], like.bits, like.values.shape)
+
+
+def check_uniform(view: list[tuple[U64, int]], alarm: float = stats.ALARM) -> None:
+    """The tuple of low bits, so many of each, is uniform: Pearson's statistic and its exact tail."""
+    assert uniformity(view) < stats.critical((1 << sum(b for _, b in view)) - 1, alarm)
+
+
+def uniformity(view: list[tuple[U64, int]]) -> float:
+    """Pearson's statistic of the tuple of low bits against the uniform distribution."""
+    cell = np.zeros(view[0][0].size, dtype=np.uint64)
+    for values, bits in view:
+        cell = (cell << np.uint64(bits)) | fp.low_bits(values.reshape(-1), bits)
+    total = sum(b for _, b in view)
+    assert total <= 10, "the tail is computed for at most a thousand cells"
+    return stats.uniform_statistic(np.bincount(cell.astype(np.int64), minlength=1 << total))[0]

@@ -17,8 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from privinfer.errors import ConfigError, ModelUnsupported, PrecisionError
-from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir, reference
+from privinfer.graph.lower import compile_program
 from tests.support.strategies import architectures, random_model, rows
 
 BASE = ir.Architecture(
@@ -185,7 +185,7 @@ def check_accepted(architecture: ir.Architecture) -> None:
         for field in dataclasses.fields(thing):
             assert has_kind(getattr(thing, field.name), str(field.type)), (thing, field.name)
     with contextlib.suppress(ModelUnsupported, PrecisionError):
-        fp.compile_program(architecture)
+        compile_program(architecture)
 
 
 def feed(data: bytes) -> None:

@@ -16,6 +16,7 @@ from privinfer.backends import plain
 from privinfer.errors import ConfigError, InputError, PrecisionError
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir, reference
+from privinfer.graph.lower import compile_program
 from privinfer.graph.ranges import AUTO_BITS, analyse, check_inputs, check_ranges, declare
 from tests.support.bounds import float_errors, output_errors, output_float_errors
 from tests.support.simulate import simulate
@@ -78,7 +79,7 @@ def test_intervals_hold_every_value(architecture: ir.Architecture, size: float, 
     """
     model = random_model(with_all_shown(architecture), seed, size)
     bounds = analyse(model)
-    program = fp.compile_program(model.architecture)
+    program = compile_program(model.architecture)
     slack = float_errors(model)
     values = reference.run(model, rows(architecture, 12, seed))
     for step, op in program.reveals():
@@ -256,7 +257,7 @@ def test_calibration_trusts_what_was_seen() -> None:
     assert (precision.basis, precision.comparison_bits) == ("calibrated", 23)
     exact = reference.run(trusted, few)["y"]
     bounds = analyse(trusted, few)
-    program = fp.compile_program(trusted.architecture)
+    program = compile_program(trusted.architecture)
     last = program.reveals()[0][0].index
     assert (bounds[last].low <= exact).all()
     assert (exact <= bounds[last].high).all()
@@ -272,7 +273,7 @@ def test_calibrated_bounds_are_what_was_seen_and_a_margin(
     values, slack = reference.run(model, x), float_errors(model)
     bounds = analyse(model, x, margin)
     given_ = {i.name for i in architecture.inputs}
-    program = fp.compile_program(model.architecture)
+    program = compile_program(model.architecture)
     for step, op in program.reveals():
         if op.output in given_:
             continue

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from privinfer import insecure
-from privinfer.backends.base import Player, Private, Role, Table
+from privinfer.backends.base import Network, Player, Private, Role, Table
 from privinfer.backends.crypten import bounds
 from privinfer.backends.crypten.library import check_installed, load
-from privinfer.backends.crypten.rank import Rank
+from privinfer.backends.crypten.rank import MAX_BATCH, Rank
 from privinfer.errors import ConfigError
 from privinfer.graph import ir
 from privinfer.session.manifest import Manifest
@@ -53,6 +53,10 @@ class Crypten:
     def keeps(self, role: Role) -> bool:
         """Whether a role keeps something of what is dealt ahead: CrypTen deals while it computes."""
         return False
+
+    def rows_at_once(self, table: Table, network: Network) -> int:
+        """As many rows as there are: only `mpc` goes in chunks."""
+        return MAX_BATCH
 
     def player(self, role: Role, table: Table, private: Private) -> Player:
         """Who plays a role."""

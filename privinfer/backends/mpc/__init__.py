@@ -5,7 +5,7 @@ Private unless two of {evaluator 1, evaluator 2, helper} collude; all three foll
 
 from __future__ import annotations
 
-from privinfer.backends.base import Player, Private, Role, Table
+from privinfer.backends.base import Network, Player, Private, Role, Table
 from privinfer.backends.mpc import roles
 from privinfer.backends.mpc.evaluator import Evaluator
 from privinfer.backends.mpc.helper import Helper
@@ -35,6 +35,10 @@ class Mpc:
     def keeps(self, role: Role) -> bool:
         """Whether a role keeps something of what is dealt ahead: evaluators, owners, model owner."""
         return role != roles.HELPER and not role.startswith("receiver:")
+
+    def rows_at_once(self, table: Table, network: Network) -> int:
+        """Rows of one chunk; docs/protocols.md, large batches."""
+        return roles.rows_at_once(roles.compile_for(table), network)
 
     def player(self, role: Role, table: Table, private: Private) -> Player:
         """Who plays a role."""

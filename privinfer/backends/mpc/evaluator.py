@@ -19,7 +19,11 @@ from privinfer.protocols.mpc.blinded import BlindedReluGate
 from privinfer.protocols.mpc.dealing import Dealt
 from privinfer.protocols.mpc.extend import ExtendGate
 from privinfer.protocols.mpc.gate import Action, FromHelper, Gate, Rounds, ToHelper
+from privinfer.protocols.mpc.larger import LargerGate
+from privinfer.protocols.mpc.pieces import PiecesGate
+from privinfer.protocols.mpc.product import ProductGate
 from privinfer.protocols.mpc.relu import ReluGate
+from privinfer.protocols.mpc.table import TableGate
 from privinfer.protocols.mpc.truncate import ExactTruncateGate, LocalTruncateGate
 from privinfer.protocols.mpc.wires import Blinded, Masked, MaskShare, masked
 from privinfer.protocols.randomness import SEED_BYTES, U64, Scope, Secret, Seed, Stream
@@ -85,6 +89,8 @@ class Evaluator(Idle):
         self.stored: Standing | None = None
         self.prepared: Prepared | None = None
         self.rounds: int | None = None
+        self.later: int | None = None
+        self.at_once = roles.limits(program, table)
 
     # -- once a session --------------------------------------------------------------------------
 
@@ -140,19 +146,19 @@ class Evaluator(Idle):
 
     def resume(self, scope: Scope, kept: bytes | None) -> Play:
         """The same from the store."""
-        yield from self._offline(self.stored, scope, _Kept(kept or b"").get, Network("fss"))
+        yield from self._offline(self.stored, scope, _Kept(kept or b"").get, roles.AHEAD)
 
     def deal(self, scope: Scope, batch: int) -> Play:
         """Receive what :meth:`offline` would and keep it as it came."""
         kept = []
-        said: int | None = None
         for step in self.program.sources():
             owner = self.table.owners[step.node]
             data = yield Receive(roles.owner(owner), step.index, inputs.evaluator_size())
-            said = agree(said, inputs.parse_seeds(data, owner)[0], owner)
+            agree(batch, inputs.parse_seeds(data, owner)[0], owner)
             kept.append(data)
+        rows, _ = roles.cut(batch, self.at_once[roles.AHEAD])
         for step in self.program.steps:
-            size = roles.step_cost(self.program, step, said or 0).dealt[self.index]
+            size = roles.step_cost(self.program, step, rows).dealt[self.index]
             if size:
                 kept.append((yield Receive(roles.HELPER, step.index, size)))
             yield Progress(step.index + 1, len(self.program.steps), step.node)
@@ -163,15 +169,17 @@ class Evaluator(Idle):
             raise IntegrityError("an evaluator deals before its setup")
         stream = Stream(standing.pair, scope, dealing.DEAL)
         masks: dict[int, MaskShare] = {}
-        batch: int | None = None
+        left = self.later or None  # what the chunks before this one left to come
+        rows = 0
         for step in self.program.sources():
             owner = self.table.owners[step.node]
             data = yield from get(Receive(roles.owner(owner), step.index, inputs.evaluator_size()))
             said, (seed,) = inputs.parse_seeds(data, owner)
-            batch = agree(batch, said, owner)
-            masks[step.index] = inputs.mask_share(step, (batch, *step.type.shape), seed, scope)
-        program = roles.choose(self.program, network, batch or 0)
-        ready = Prepared(scope, batch or 0, program, masks)
+            left = agree(left, said, owner)
+            rows, self.later = roles.cut(left, self.at_once[network])
+            masks[step.index] = inputs.mask_share(step, (rows, *step.type.shape), seed, scope)
+        program = roles.choose(self.program, network, rows)
+        ready = Prepared(scope, rows, program, masks)
         between = Stream(standing.between, scope, "blind") if standing.between is not None else None
         for step in program.steps:
             if step.index in masks:
@@ -192,7 +200,7 @@ class Evaluator(Idle):
         if self.index == 0:
             for role in self.table.party:
                 if role.startswith(("owner:", "receiver:")):
-                    yield Send(role, roles.READY, ready.batch.to_bytes(inputs.BATCH_BYTES, "little"))
+                    yield Send(role, roles.READY, (left or 0).to_bytes(inputs.BATCH_BYTES, "little"))
 
     def _prepare(
         self,
@@ -216,7 +224,15 @@ class Evaluator(Idle):
             case fp.Truncate() as op:
                 kind = ExactTruncateGate if op.exact else LocalTruncateGate
                 return kind(step, op, dealt, xs[0])
-            case fp.Reveal():
+            case fp.Pieces() as op:
+                return PiecesGate(step, op, dealt, xs[0])
+            case fp.Table() as op:
+                return TableGate(step, op, dealt, xs[0])
+            case fp.Product() as op:
+                return ProductGate(step, op, dealt, xs[0], xs[1])
+            case fp.Larger():
+                return LargerGate(dealt, xs[0])
+            case fp.Reveal() | fp.Offset():
                 return xs[0]
             case _:
                 return MaskShare(fp.apply_local(step, [x.values for x in xs]), step.type.bits)
@@ -303,11 +319,14 @@ class Evaluator(Idle):
             gate = prepared.gates.pop(step.index, None)
             if isinstance(step.operation, fp.Reveal):
                 wires[step.index] = xs[0]
+            elif isinstance(step.operation, fp.Offset):
+                moved = fp.low_bits(xs[0].values + step.operation.array(), step.type.bits)
+                wires[step.index] = masked(moved, step.type.bits)
             elif gate is None:
                 values: list[U64] = [x.values for x in xs]
                 wires[step.index] = masked(fp.apply_local(step, values), step.type.bits)
             else:
-                rounds = gate.evaluate(xs[0])
+                rounds = gate.evaluate(*xs)
                 try:
                     running[step.index] = (rounds, next(rounds))
                 except StopIteration as done:

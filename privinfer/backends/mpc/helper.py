@@ -6,7 +6,19 @@ from privinfer.backends.base import Idle, Network, Play, Progress, Receive, Send
 from privinfer.backends.mpc import roles
 from privinfer.errors import InputError
 from privinfer.graph import fixedpoint as fp
-from privinfer.protocols.mpc import blinded, dealing, extend, inputs, linear, relu, truncate
+from privinfer.protocols.mpc import (
+    blinded,
+    dealing,
+    extend,
+    inputs,
+    larger,
+    linear,
+    pieces,
+    product,
+    relu,
+    truncate,
+)
+from privinfer.protocols.mpc import table as lookup
 from privinfer.protocols.mpc.wires import MaskPair
 from privinfer.protocols.randomness import SEED_BYTES, Scope, Seed, Stream, derive
 
@@ -17,7 +29,7 @@ def pair_seed(from_helper: bytes, from_evaluator: bytes) -> Seed:
 
 
 def agree(batch: int | None, said: int, owner: str) -> int:
-    """The one batch size of all inputs; InputError names the owner that differs from those before."""
+    """The rows that all inputs still bring; InputError names the owner that differs from what is known."""
     if batch is not None and said != batch:
         raise InputError(f"brings {said} rows where others bring {batch}", culprit=owner)
     return said
@@ -33,6 +45,8 @@ class Helper(Idle):
         self.chosen = program
         self.answerers: dict[int, blinded.Answerer] = {}
         self.batch: int | None = None
+        self.later: int | None = None
+        self.at_once = roles.limits(program, table)
 
     def setup(self) -> Play:
         """Agree on a seed with each evaluator; learn the weights' masks."""
@@ -49,23 +63,24 @@ class Helper(Idle):
 
     def offline(self, scope: Scope) -> Play:
         """Deal every gate, in the order of the program."""
-        yield from self._offline(scope, self.table.network)
+        yield from self._offline(scope, self.table.network, self.later or None)
 
-    def _offline(self, scope: Scope, network: Network) -> Play:
+    def _offline(self, scope: Scope, network: Network, left: int | None) -> Play:
         dealer = dealing.Dealer(
             (Stream(self.seeds[0], scope, dealing.DEAL), Stream(self.seeds[1], scope, dealing.DEAL)), scope
         )
         masks: dict[int, MaskPair] = {}
-        batch: int | None = None
+        rows = 0
         for step in self.program.sources():
             owner = self.table.owners[step.node]
             data = yield Receive(roles.owner(owner), step.index, inputs.helper_size())
             said, (first, second) = inputs.parse_seeds(data, owner)
-            batch = agree(batch, said, owner)
-            masks[step.index] = inputs.mask_pair(step, (batch, *step.type.shape), (first, second), scope)
-        self.batch = batch
+            left = agree(left, said, owner)
+            rows, self.later = roles.cut(left, self.at_once[network])
+            masks[step.index] = inputs.mask_pair(step, (rows, *step.type.shape), (first, second), scope)
+        self.batch = rows
         self.answerers.clear()
-        self.chosen = roles.choose(self.program, network, batch or 0)
+        self.chosen = roles.choose(self.program, network, rows)
         total = len(self.program.steps)
         for step in self.chosen.steps:
             if step.index in masks:
@@ -79,13 +94,14 @@ class Helper(Idle):
 
     def deal(self, scope: Scope, batch: int) -> Play:
         """Comparison keys for everything, since nobody waits for them; the helper itself keeps nothing."""
-        yield from self._offline(scope, Network("fss"))
+        yield from self._offline(scope, roles.AHEAD, batch)
+        self.later = None  # the next run begins anew
 
     def resume(self, scope: Scope, kept: bytes | None) -> Play:
         """Nothing is left to do: what was dealt ahead asks no helper."""
         self.answerers.clear()
         self.chosen = self.program
-        self.batch = None
+        self.batch = self.later = None  # nobody tells it
         yield from ()
 
     def online(self) -> Play:
@@ -113,7 +129,15 @@ class Helper(Idle):
                 return extend.deal(dealer, xs[0])
             case fp.Truncate() as op:
                 return truncate.deal(step, op, dealer, xs[0])
-            case fp.Reveal():
+            case fp.Pieces() as op:
+                return pieces.deal(step, op, dealer, xs[0])
+            case fp.Table() as op:
+                return lookup.deal(step, op, dealer, xs[0])
+            case fp.Product() as op:
+                return product.deal(step, op, dealer, xs[0], xs[1])
+            case fp.Larger():
+                return larger.deal(dealer, xs[0])
+            case fp.Reveal() | fp.Offset():
                 return xs[0]
             case _:
                 first = fp.apply_local(step, [x.first for x in xs])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from privinfer.backends.base import Idle, Play, Private, Receive, Send, Table
+from privinfer.backends.base import Idle, Network, Play, Private, Receive, Send, Table
 from privinfer.backends.mpc import roles
+from privinfer.errors import IntegrityError, ProtocolViolation
 from privinfer.graph import fixedpoint as fp
 from privinfer.protocols.mpc import inputs
 from privinfer.protocols.randomness import Scope
@@ -18,16 +19,28 @@ class Owner(Idle):
         self.steps = [s for s in program.sources() if table.owners[s.node] == party]
         self.private = private
         self.prepared: list[inputs.MaskedInput] = []
+        self.later: int | None = None
+        self.at_once = roles.limits(program, table)
+        self.network, self.first = table.network, table.party[roles.E1]
 
     def offline(self, scope: Scope) -> Play:
         """Mask under fresh seeds, bound to the data; send only the seeds."""
         self.prepared = []
+        left, chunk = self._chunk(self.network)
         for step in self.steps:
-            values = fp.encode(self.private.inputs[step.node], step.type.frac)
-            seeds = inputs.InputSeeds.fresh(len(values), hashlib.sha256(values.tobytes()).digest())
+            values = fp.encode(self.private.inputs[step.node][chunk], step.type.frac)
+            seeds = inputs.InputSeeds.fresh(left, hashlib.sha256(values.tobytes()).digest())
             yield from self._send(step, seeds)
+            seeds = inputs.InputSeeds(seeds.seeds, len(values))
             self.prepared.append(inputs.mask_input(step, values, seeds, scope, self.private.sign))
-        yield from self._ready()
+        yield from self._ready(left)
+
+    def _chunk(self, network: Network) -> tuple[int, slice]:
+        """How many rows are left to bring, and which of them are this chunk's."""
+        total = len(self.private.inputs[self.steps[0].node])
+        left = self.later or total
+        self.batch, self.later = roles.cut(left, self.at_once[network])
+        return left, slice(total - left, total - left + self.batch)
 
     def deal(self, scope: Scope, batch: int) -> Play:
         """Send seeds for data that do not exist yet, and keep them."""
@@ -42,16 +55,21 @@ class Owner(Idle):
         """Mask under the seeds that were kept."""
         self.prepared = []
         size = inputs.helper_size()
+        left, chunk = self._chunk(roles.AHEAD)
         for k, step in enumerate(self.steps):
             seeds = inputs.InputSeeds.parse((kept or b"")[k * size : (k + 1) * size])
-            values = fp.encode(self.private.inputs[step.node], step.type.frac)
+            if seeds.batch != left:
+                raise IntegrityError(f"this piece was dealt for {seeds.batch} rows, and {left} are left")
+            values = fp.encode(self.private.inputs[step.node][chunk], step.type.frac)
+            seeds = inputs.InputSeeds(seeds.seeds, len(values))
             self.prepared.append(inputs.mask_input(step, values, seeds, scope, self.private.sign))
-        yield from self._ready()
+        yield from self._ready(left)
 
-    def _ready(self) -> Play:
+    def _ready(self, left: int) -> Play:
         """Wait until both evaluators hold everything that was dealt."""
         ready = yield Receive(roles.E1, roles.READY, inputs.BATCH_BYTES)
-        self.batch = int.from_bytes(ready, "little")
+        if int.from_bytes(ready, "little") != left:
+            raise ProtocolViolation("is ready for other rows than are brought", culprit=self.first)
 
     def _send(self, step: fp.Step, seeds: inputs.InputSeeds) -> Play:
         for k, evaluator in enumerate(roles.EVALUATORS):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from privinfer.backends.base import Idle, Outputs, Play, Receive, Table
+from privinfer.backends.base import Idle, Network, Outputs, Play, Receive, Table
 from privinfer.backends.mpc import roles
+from privinfer.errors import ProtocolViolation
 from privinfer.graph import fixedpoint as fp
 from privinfer.protocols.mpc import inputs, outputs
 from privinfer.protocols.randomness import Scope
@@ -15,15 +16,23 @@ class Receiver(Idle):
     def __init__(self, program: fp.Program, table: Table, party: str) -> None:
         self.steps = [(s, r) for s, r in program.reveals() if table.receivers[r.output] == party]
         self.evaluators = " or ".join(table.party[e] for e in roles.EVALUATORS)
+        self.later: int | None = None
+        self.at_once = roles.limits(program, table)
+        self.network, self.first = table.network, table.party[roles.E1]
 
     def offline(self, scope: Scope) -> Play:
         """Wait until everything is dealt."""
-        ready = yield Receive(roles.E1, roles.READY, inputs.BATCH_BYTES)
-        self.batch = int.from_bytes(ready, "little")
+        yield from self._ready(self.network)
+
+    def _ready(self, network: Network) -> Play:
+        said = int.from_bytes((yield Receive(roles.E1, roles.READY, inputs.BATCH_BYTES)), "little")
+        if self.later and said != self.later:
+            raise ProtocolViolation("is ready for other rows than it said would come", culprit=self.first)
+        self.batch, self.later = roles.cut(said, self.at_once[network])
 
     def resume(self, scope: Scope, kept: bytes | None) -> Play:
         """Wait until everything is taken from the stores."""
-        yield from self.offline(scope)
+        yield from self._ready(roles.AHEAD)
 
     def online(self) -> Play:
         """Take both evaluators' halves of each output."""

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 
 from privinfer.backends.base import Network, Table
 from privinfer.graph import fixedpoint as fp
+from privinfer.graph.lower import compile_program
 from privinfer.protocols.cost import Cost
-from privinfer.protocols.mpc import blinded, extend, linear, relu, truncate
+from privinfer.protocols.mpc import blinded, extend, inputs, larger, linear, pieces, product, relu, truncate
+from privinfer.protocols.mpc import table as lookup
 
 E1, E2, HELPER, MODEL_OWNER = "evaluator1", "evaluator2", "helper", "model_owner"
 EVALUATORS = (E1, E2)
@@ -16,6 +18,8 @@ SEEDS = (1 << 20) - 1  # step number of messages that belong to no step
 READY = SEEDS - 1
 COMPARE = SEEDS - 2
 ROUND = 1 << 19  # online round k is step ROUND + k
+AHEAD = Network("fss")  # what is dealt ahead asks nobody online
+CHUNK_BYTES = 512 << 20  # what one chunk of a batch may take at an evaluator
 
 
 def owner(party: str) -> str:
@@ -45,6 +49,14 @@ def step_cost(program: fp.Program, step: fp.Step, batch: int) -> Cost:
             return extend.cost(step, program.steps[step.inputs[0]].type.bits, batch)
         case fp.Truncate() as op:
             return truncate.cost(step, op, batch)
+        case fp.Pieces() as op:
+            return pieces.cost(step, op, program.steps[step.inputs[0]].type.bits, batch)
+        case fp.Table() as op:
+            return lookup.cost(step, op, program.steps[step.inputs[0]].type.bits, batch)
+        case fp.Product() as op:
+            return product.cost(step, op, batch)
+        case fp.Larger():
+            return larger.cost(step, batch)
         case _:
             return Cost()
 
@@ -52,7 +64,7 @@ def step_cost(program: fp.Program, step: fp.Step, batch: int) -> Cost:
 def compile_for(table: Table) -> fp.Program:
     """The program of a session: exact where a receiver takes part in computing."""
     exact = needs_exact((table.party[e] for e in EVALUATORS), table.party[HELPER], table.receivers.values())
-    return fp.compile_program(table.architecture, exact=exact)
+    return compile_program(table.architecture, exact=exact)
 
 
 def _ends(program: fp.Program) -> dict[int, int]:
@@ -97,3 +109,33 @@ def choose(program: fp.Program, network: Network, batch: int) -> fp.Program:
         for s in program.steps
     )
     return dataclasses.replace(program, steps=steps)
+
+
+def footprint(program: fp.Program, rows: int) -> int:
+    """Bytes of `rows` rows at an evaluator: what it is sent or sends, and a mask and a value a wire."""
+    total = 0
+    for step in program.steps:
+        cost = step_cost(program, step, rows)
+        total += max(cost.dealt) + cost.opened + cost.asked + max(cost.answered) + 16 * rows * step.type.size
+    return total
+
+
+def rows_at_once(program: fp.Program, network: Network) -> int:
+    """Rows of one chunk: as many as CHUNK_BYTES hold, and one at least.
+
+    All of it is public and in integers, so every party of a session has the same answer.
+    """
+    rows = inputs.MAX_BATCH
+    while rows > 1 and (need := footprint(choose(program, network, rows), rows)) > CHUNK_BYTES:
+        rows = max(1, min(rows - 1, rows * CHUNK_BYTES // need))
+    return rows
+
+
+def limits(program: fp.Program, table: Table) -> dict[Network, int]:
+    """Rows of one chunk, dealt live and dealt ahead."""
+    return {network: rows_at_once(program, network) for network in (table.network, AHEAD)}
+
+
+def cut(rows: int, at_once: int) -> tuple[int, int]:
+    """Rows of the next chunk, and rows that are left for later."""
+    return min(rows, at_once), max(rows - at_once, 0)

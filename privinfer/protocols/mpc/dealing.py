@@ -85,10 +85,11 @@ class Dealer(Secret):
 
     def collect(self) -> tuple[bytes, bytes]:
         """What this step sends to E1 and to E2; the next step begins empty."""
-        first, second = (b"".join(p) for p in self.parcels)
+        found = []
         for parcel in self.parcels:
-            parcel.clear()
-        return first, second
+            found.append(b"".join(parcel))
+            parcel.clear()  # before the other is joined: these are the largest copies that a helper makes
+        return found[0], found[1]
 
 
 class Dealt:

@@ -62,5 +62,5 @@ class Gate(Secret):
         self._used = True
 
     def evaluate(self, x: Masked) -> Rounds:
-        """Run the online half on the masked input."""
+        """Run the online half on the masked input; a gate of two inputs (product.py) takes a second."""
         raise NotImplementedError

@@ -1,0 +1,416 @@
+"""How operators that are more than one step are put together: functions, products, maxima, softmax, norms.
+
+Each takes the builder of a program and the index of a value and returns the index of another. Everything
+here follows from public numbers: ranges, scales and sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from privinfer.errors import PrecisionError
+from privinfer.graph import functions, ir
+from privinfer.graph.fixedpoint import (
+    WIDE,
+    Claim,
+    Extend,
+    Join,
+    Larger,
+    Offset,
+    Permute,
+    Pick,
+    Pieces,
+    Plus,
+    Product,
+    Shape,
+    Source,
+    Table,
+    Times,
+    Truncate,
+    Type,
+)
+
+if TYPE_CHECKING:
+    from privinfer.graph.lower import Builder
+
+Array = npt.NDArray[np.float64]
+
+OPENING = 1.5  # units in the last place that a truncating opening may stray by
+EXP_REACH = 20.0  # exp(-20) is 2.1e-9
+EXP_RELATIVE, EXP_ABSOLUTE = 1e-4, 2e-8
+BAND = 16.0  # ratio of the ends of one table of a reciprocal or of a root
+CONSTANT_BITS = 16
+MAX_FRAC_OUT = 56
+MIN_SUM_BITS = 12
+LEAST_VARIANCE_BITS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A table that a program needs: ``factor * name(scale * x + shift)`` on [low, high].
+
+    Attributes
+    ----------
+    error, relative : float
+        Wanted: at most ``error + relative * |value|`` from the function.
+    frac_in, frac_out : int
+        Fractional bits of x and of the result.
+    scale, shift, factor : float
+        See above.
+    tails : float
+        How far the straight lines beyond the ends are from the function.
+    tight : bool
+        The two ends are met to the last bit, so that bands can be added up.
+    """
+
+    name: str
+    low: float
+    high: float
+    error: float
+    relative: float
+    frac_in: int
+    frac_out: int
+    scale: float = 1.0
+    shift: float = 0.0
+    factor: float = 1.0
+    tails: float = 0.0
+    tight: bool = False
+
+    def key(self) -> str:
+        """What the architecture files the table under."""
+        return " ".join(str(getattr(self, f.name)) for f in fields(self))
+
+    def band(self, k: int) -> str:
+        """The key of one of the tables."""
+        return f"{self.key()}#{k}"
+
+    @classmethod
+    def parse(cls, key: str) -> Wanted:
+        """Inverse of :meth:`key`, also for one of its bands."""
+        name, *rest = key.partition("#")[0].rsplit(" ", len(fields(cls)) - 1)
+        pairs = zip(fields(cls)[1:-1], rest[:-1], strict=True)
+        numbers: dict[str, Any] = {k.name: int(v) if "frac" in k.name else float(v) for k, v in pairs}
+        return cls(name=name, tight=rest[-1] == "True", **numbers)
+
+    def values(self, x: Array) -> Array:
+        """The function itself, in float64."""
+        return np.asarray(self.factor * functions.get(self.name)(self.scale * x + self.shift))
+
+    def slope(self, low: Array, high: Array) -> Array:
+        """No less than the absolute value of the derivative on each [low, high]."""
+        ends = self.scale * low + self.shift, self.scale * high + self.shift
+        known = functions.get(self.name).bound(1, np.minimum(*ends), np.maximum(*ends))
+        return np.asarray(abs(self.factor * self.scale) * known)
+
+
+# -- one variable ----------------------------------------------------------------------------------
+
+
+def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
+    """Clamp, look up, and go on with straight lines beyond the ends that have a slope."""
+    x = b.narrow(x, b.f)
+    known, tails = functions.get(op.name), 0.0
+    if op.left is not None and known.left_error is not None:
+        tails = known.left_error(-op.low)
+    if op.right is not None and known.right_error is not None:
+        tails = max(tails, known.right_error(op.high))
+    frac_in = b.type(x).frac
+    wanted = Wanted(op.name, op.low, op.high, op.error, 0.0, frac_in, frac_out(b, b.f), tails=tails)
+    inside = _stays(b, x, op.low, op.high)
+    (table,) = b.bands(wanted)
+    y = lookup(b, x if inside else _clamp_to(b, x, table, node), table, b.f, node)
+    slopes = op.left or 0.0, op.right or 0.0
+    if inside or not any(slopes):
+        return y
+    beyond = ir.Piecewise(
+        breaks=(op.low, op.high),
+        jumps=(0.0, 0.0),
+        bends=(-slopes[0], slopes[1]),
+        slope=slopes[0],
+        offset=-slopes[0] * op.low,
+    )
+    tail = b.narrow(pieces(b, x, beyond, node, wide=False), b.f)
+    pair = b.same([y, tail], wide=False)
+    t = b.type(pair[0])
+    return b.emit(Plus(), tuple(pair), t, node)
+
+
+def frac_out(b: Builder, frac: int) -> int:
+    """Fractional bits a table may compute with, for a result of `frac` of them in a narrow ring."""
+    return min(MAX_FRAC_OUT, WIDE - b.n + frac)
+
+
+def lookup(b: Builder, x: int, table: ir.Tabulated, frac: int, node: str, claim: Claim | None = None) -> int:
+    """The table of a narrow value that lies in its range, with `frac` fractional bits."""
+    t = b.type(x)
+    if table.step_bits + table.cell_bits > t.bits:
+        raise PrecisionError(f"node {node!r}: its table needs more than {t.bits} bits")
+    numbers = (table.low, table.step_bits, table.cell_bits, table.degree, table.coefficients)
+    shift = table.frac_out - frac
+    if b.exact and shift:
+        y = b.emit(
+            Table(*numbers, 0, table.key, table.high), (x,), Type(t.shape, WIDE, table.frac_out), node, claim
+        )
+        return b.narrow(y, frac)
+    return b.emit(Table(*numbers, shift, table.key, table.high), (x,), Type(t.shape, b.n, frac), node, claim)
+
+
+def _stays(b: Builder, x: int, low: float, high: float) -> bool:
+    """Whether a value is an input, reshaped at most, whose declared range lies within [low, high]."""
+    while not isinstance(b.steps[x].operation, Source):
+        if not isinstance(b.steps[x].operation, Shape | Permute | Pick | Truncate | Extend):
+            return False
+        x = b.steps[x].inputs[0]
+    source = b.inputs[b.steps[x].node]
+    return low <= min(source.low, 0.0) and max(source.high, 0.0) <= high
+
+
+def clamp(b: Builder, x: int, low: float, high: float, node: str) -> int:
+    """The nearest value in [low, high] of a narrow value."""
+    t = b.type(x)
+    return _clamp(b, x, math.ceil(low * 2.0**t.frac), math.floor(high * 2.0**t.frac), node)
+
+
+def _clamp_to(b: Builder, x: int, table: ir.Tabulated, node: str) -> int:
+    return _clamp(b, x, table.low, table.high, node)
+
+
+def _clamp(b: Builder, x: int, low: int, high: int, node: str) -> int:
+    return b.emit(Pieces((low, high), (0, 0), (1, -1), 0, low, 0), (x,), b.type(x), node)
+
+
+def pieces(b: Builder, x: int, op: ir.Piecewise, node: str, *, wide: bool) -> int:
+    """Piecewise affine; slopes that are no integers get CONSTANT_BITS fractional bits."""
+    x = b.narrow(x, b.f)
+    t = b.type(x)
+    whole = all(float(v).is_integer() for v in (op.slope, *op.bends))
+    g = 0 if whole else CONSTANT_BITS
+    if max(map(abs, (*op.breaks, *op.jumps, op.offset)), default=0.0) >= 2.0 ** (b.n - 2 - t.frac):
+        raise PrecisionError(f"node {node!r}: a break or a jump is too large for {b.n} bits")
+    wide = wide or (b.exact and g > 0)
+
+    def at(values: tuple[float, ...], frac: int) -> tuple[int, ...]:
+        return tuple(round(v * 2.0**frac) for v in values)
+
+    step = Pieces(
+        at(op.breaks, t.frac),
+        at(op.jumps, t.frac + g),
+        at(op.bends, g),
+        at((op.slope,), g)[0],
+        at((op.offset,), t.frac + g)[0],
+        0 if wide else g,
+    )
+    kind = Type(t.shape, WIDE, t.frac + g) if wide else Type(t.shape, b.n, t.frac)
+    return b.settle(b.emit(step, (x,), kind, node)) if wide else b.emit(step, (x,), kind, node)
+
+
+# -- two values ------------------------------------------------------------------------------------
+
+
+def product(
+    b: Builder, x: int, y: int, node: str, frac: int, *, matmul: bool = False, claim: Claim | None = None
+) -> int:
+    """Product of two values as a narrow one with `frac` fractional bits."""
+    x, y = b.wide(x), b.wide(y)
+    room = WIDE - b.n + frac
+    for _ in range(2):
+        if b.type(x).frac + b.type(y).frac > room:
+            wider = x if b.type(x).frac >= b.type(y).frac else y
+            slim = b.wide(b.narrow(wider, b.f))
+            x, y = (slim if x == wider else x), (slim if y == wider else y)
+    s, t = b.type(x), b.type(y)
+    shape = (*s.shape[:-1], t.shape[-1]) if matmul else s.shape
+    shift = s.frac + t.frac - frac
+    if b.exact or shift <= 0:
+        z = b.emit(Product(matmul, 0), (x, y), Type(shape, WIDE, s.frac + t.frac), node, claim)
+        return b.narrow(z, frac)
+    return b.emit(Product(matmul, shift), (x, y), Type(shape, b.n, frac), node, claim)
+
+
+def minus(b: Builder, x: int, y: int, node: str, claim: Claim | None = None) -> int:
+    """Difference of two values of one ring and scale."""
+    t = b.type(y)
+    negative = b.emit(Times((), (-1,), exact=True), (y,), t, node)
+    return b.emit(Plus(), (x, negative), t, node, claim)
+
+
+# -- largest ---------------------------------------------------------------------------------------
+
+
+def _front(b: Builder, x: int, axis: int, node: str) -> int:
+    """The axis in front, a channel axis of one behind it."""
+    t = b.type(x)
+    order = (axis, *(k for k in range(1, len(t.shape) + 1) if k != axis))
+    if axis != 1:
+        x = b.emit(Permute(order), (x,), Type(tuple(t.shape[k - 1] for k in order), t.bits, t.frac), node)
+    shape = b.type(x).shape
+    return reshape(b, x, (shape[0], 1, *shape[1:]), node)
+
+
+def reshape(b: Builder, x: int, shape: ir.Shape, node: str) -> int:
+    """The same values in another shape."""
+    t = b.type(x)
+    return x if t.shape == shape else b.emit(Shape(shape), (x,), Type(shape, t.bits, t.frac), node)
+
+
+def _tournament(b: Builder, x: int, node: str) -> int:
+    """(k, channels, ...) to (1, channels, ...): halved in each of ceil(log2 k) rounds of comparisons."""
+    while (count := b.type(x).shape[0]) > 1:
+        t = b.type(x)
+        even = count // 2 * 2
+        pairs = x if even == count else _pick(b, x, 1, tuple(range(even)), node)
+        y = b.emit(Larger(), (pairs,), Type((even // 2, *t.shape[1:]), t.bits, t.frac), node)
+        if even < count:
+            last = _pick(b, x, 1, (even,), node)
+            y = b.emit(Join(1), (y, last), Type((even // 2 + 1, *t.shape[1:]), t.bits, t.frac), node)
+        x = y
+    return x
+
+
+def _pick(b: Builder, x: int, axis: int, indices: tuple[int, ...], node: str) -> int:
+    t = b.type(x)
+    shape = (*t.shape[: axis - 1], len(indices), *t.shape[axis:])
+    return b.emit(Pick(axis, indices), (x,), Type(shape, t.bits, t.frac), node)
+
+
+def largest(b: Builder, x: int, axis: int, node: str) -> int:
+    """Maximum of a narrow value along an axis."""
+    shape = b.type(x).shape
+    y = _tournament(b, _front(b, x, axis, node), node)
+    return reshape(b, y, (*shape[: axis - 1], *shape[axis:]), node)
+
+
+def position(b: Builder, x: int, axis: int, node: str) -> int:
+    """Position of the maximum, the first of equal ones: it goes along as a second channel."""
+    x = b.narrow(x, b.f)
+    t = b.type(x)
+    count = t.shape[axis - 1]
+    if count > 1 << (b.n - 2 - t.frac):
+        raise PrecisionError(f"node {node!r}: {count} positions need more than {b.n} bits")
+    front = _front(b, x, axis, node)
+    kind = b.type(front)
+    nothing = _pick(b, front, 2, (-1,), node)
+    ones = (1,) * (len(kind.shape) - 1)
+    numbers = Offset((count, *ones), tuple(k << t.frac for k in range(count)))
+    index = b.emit(numbers, (nothing,), kind, node)
+    both = b.emit(Join(2), (front, index), Type((count, 2, *kind.shape[2:]), t.bits, t.frac), node)
+    y = _pick(b, _tournament(b, both, node), 2, (1,), node)
+    return reshape(b, y, (*t.shape[: axis - 1], *t.shape[axis:]), node)
+
+
+# -- softmax ---------------------------------------------------------------------------------------
+
+
+def softmax(b: Builder, x: int, axis: int, log: bool, node: str) -> int:
+    """Softmax of a value along an axis, or its logarithm.
+
+    With d = x - max x, e = exp(max(d, -16)) within 1e-4 e + 1e-7 and S = sum e in [1, k]: e / S, or
+    d - log S. What x strays by moves a softmax by at most half as much, and its logarithm by twice as much.
+    """
+    x = b.narrow(x, b.f)
+    t = b.type(x)
+    k = t.shape[axis - 1]
+    again = (0,) * k
+
+    def spread(value: int) -> int:
+        shape = (*t.shape[: axis - 1], 1, *t.shape[axis:])
+        return _pick(b, reshape(b, value, shape, node), axis, again, node)
+
+    top = largest(b, x, axis, node)
+    d = minus(b, x, spread(top), node, Claim(-math.inf, 0.0))
+    g = 26
+    wanted = Wanted("exp", -EXP_REACH, 0.0, EXP_ABSOLUTE, EXP_RELATIVE, t.frac, frac_out(b, g))
+    (table,) = b.bands(wanted)
+    # |e - exp(d)| <= relative * e + absolute, the clamp and the opening included
+    absolute = EXP_ABSOLUTE + OPENING * 2.0**-g + math.exp(-EXP_REACH)
+    own = EXP_RELATIVE + absolute
+    e = lookup(b, _clamp_to(b, d, table, node), table, g, node, Claim(0.0, 1.0, x, 2.0, own))
+    # S, of which the sum of many e needs more bits than one of them
+    far = EXP_RELATIVE + k * absolute  # relative, S being at least 1
+    kept = min(24, b.n - 3 - k.bit_length())
+    if kept < MIN_SUM_BITS:
+        raise PrecisionError(f"node {node!r}: a softmax of {k} values needs more than {b.n} bits")
+    total = b.total(b.wide(e), axis, node, Claim(1.0 - far, k * (1.0 + far), x, 2.0 * k, k * far))
+    total = b.narrow(total, kept)
+    if log:
+        ln = banded(b, total, Wanted("log", 1.0 - far, k * (1 + far), 1e-4, 0.0, kept, 0), b.f, node)
+        own = far + 2.0**-kept + ln.error
+        pair = b.same([b.narrow(d, b.f), b.narrow(ln.value, b.f)], wide=False)
+        return minus(b, pair[0], spread(pair[1]), node, Claim(-math.inf, own, x, 2.0, own))
+    over = Wanted("reciprocal", 1.0 - far, k * (1 + far), 3e-5, 0.0, kept, 0)
+    inverse = banded(b, total, over, WIDE - b.n + b.f - g, node)
+    # relative errors of all e move e / S by p (1 - p) times twice as much, at most half as much
+    own = 1.1 * (EXP_RELATIVE / 2 + (k + 1) * absolute) + 2.0**-kept + inverse.error + OPENING * 2.0**-b.f
+    return product(b, e, spread(inverse.value), node, b.f, claim=Claim(-own, 1.0 + own, x, 0.5, own))
+
+
+@dataclass(frozen=True, slots=True)
+class Banded:
+    """A value and how far it strays from the function of the value that went in."""
+
+    value: int
+    error: float
+
+
+def banded(b: Builder, x: int, wanted: Wanted, frac: int, node: str) -> Banded:
+    """A function on a long range as the sum of its bands' tables, each at x clamped to the band."""
+    frac = min(frac, 24, b.n - 4)
+    wanted = replace(wanted, frac_out=frac_out(b, frac), tight=wanted.low * BAND < wanted.high)
+    tables = b.bands(wanted)
+    parts = [lookup(b, _clamp_to(b, x, t, node) if wanted.tight else x, t, frac, node) for t in tables]
+    y = parts[0]
+    for part in parts[1:]:
+        y = b.emit(Plus(), (y, part), b.type(y), node)
+    error = max(t.error for t in tables) + len(tables) * OPENING * 2.0**-frac
+    return Banded(y, error)
+
+
+# -- layer norm ------------------------------------------------------------------------------------
+
+
+def normalize(b: Builder, x: int, op: ir.Normalize, node: str) -> int:
+    """(x - mean) / sqrt(variance + eps) over the last axis.
+
+    With d values, 2^s <= d < 2^(s+1) and q = d / 2^s: c = (d x - sum x) / 2^s is q (x - mean), exactly, with
+    s more fractional bits; V = sum c^2 / 2^s is q^3 variance; and c sqrt(q) / sqrt(V + q^3 eps) the result.
+    """
+    t = b.type(x)
+    d, axis = t.shape[-1], len(t.shape)
+    s = d.bit_length() - 1
+    q = d / (1 << s)
+    x = b.grow(b.wide(x), s)
+    x = b.wide(b.narrow(x, b.f)) if b.type(x).frac > b.f else b.wide(x)
+    t = b.type(x)
+    many = b.emit(Times((), (d,), exact=True), (x,), t, node)
+    total = reshape(b, b.total(x, axis, node), (*t.shape[:-1], 1), node)
+    c = minus(b, many, _pick(b, total, axis, (0,) * d, node), node)
+    c = b.emit(Shape(t.shape), (c,), Type(t.shape, WIDE, t.frac + s), node)
+    # V: the sum of squares before it is cut to n bits
+    row, column = (*t.shape[:-1], 1, d), (*t.shape[:-1], d, 1)
+    left, right = reshape(b, c, row, node), reshape(b, c, column, node)
+    high = q**3 * (op.high + op.eps)
+    g = min(24, b.n - 3 - max(1, math.ceil(math.log2(high))))
+    low = max(q**3 * (op.low + op.eps), 2.0 ** (LEAST_VARIANCE_BITS - g))
+    squares = product(b, left, right, node, g - s, matmul=True, claim=Claim(0.0, math.inf))
+    kind = b.type(squares)
+    v = b.emit(Shape(t.shape[:-1]), (squares,), Type(t.shape[:-1], kind.bits, kind.frac + s), node)
+    v = clamp(b, b.offset(v, q**3 * op.eps, node), low, high, node)
+    under = Wanted("rsqrt", low, high, 0.0, 1e-4, b.type(v).frac, 0, factor=math.sqrt(q))
+    largest_root = math.sqrt(q / low)
+    root = banded(b, v, under, b.n - 3 - math.ceil(math.log2(largest_root + 1)), node)
+    shape = (*t.shape[:-1], 1)
+    r = _pick(b, reshape(b, root.value, shape, node), axis, (0,) * d, node)
+    # no result is larger than sqrt(d), so none strays further than twice that; where the variance is
+    # known not to be small: what V and its root stray by, relative, and the derivative of the result
+    reach = math.sqrt(d)
+    if op.low == 0:
+        return product(b, c, r, node, b.f, claim=Claim(-reach, reach, x, 0.0, 2 * reach))
+    relative = 1e-4 + OPENING * 2.0**-g / (2 * low)
+    own = reach * relative + OPENING * 2.0**-b.f + reach * root.error / largest_root
+    gain = (2 + reach) / math.sqrt(op.low)
+    return product(b, c, r, node, b.f, claim=Claim(-reach, reach, x, gain, own))

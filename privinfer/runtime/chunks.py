@@ -1,0 +1,106 @@
+"""A run over many rows goes in chunks, each an inference of its own: how they are agreed and added up.
+
+An owner announces the rows that it still brings, evaluators and helper take the first of them
+(`Backend.rows_at_once`), and so on until none is left. Whoever is told nothing of rows, as the model owner,
+hears from the evaluators at the end of each chunk how many are left: a word in their DONE, none after the
+last.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from privinfer.backends.base import Outputs, Player
+from privinfer.errors import ProtocolViolation
+from privinfer.session.manifest import Manifest
+
+_LATER = struct.Struct("<I")
+
+
+def count(rows: int, at_once: int) -> int:
+    """Chunks of a run; a run over no rows is one too."""
+    return max(1, -(-rows // at_once))
+
+
+def told(players: Iterable[Player]) -> int | None:
+    """Rows that are left after this chunk, where one of these roles is told."""
+    return next((p.later for p in players if p.later is not None), None)
+
+
+def word(name: str, manifest: Manifest, later: int | None) -> bytes:
+    """What a party says at the end of a chunk: only evaluators say anything, and only where rows are left."""
+    return _LATER.pack(later) if later and name in manifest.evaluators else b""
+
+
+def settle(manifest: Manifest, name: str, later: int | None, words: Mapping[str, bytes]) -> int:
+    """Rows that are left, as the evaluators say.
+
+    Raises
+    ------
+    ProtocolViolation
+        They say different things, or this party knows better: one of them lies, or an owner told them
+        different things, which nobody else can tell apart.
+    """
+    said: dict[str, int] = {}
+    for peer, data in words.items():
+        allowed = (0, _LATER.size) if peer in manifest.evaluators else (0,)
+        if len(data) not in allowed or (data and not any(data)):
+            raise ProtocolViolation("sent a malformed end of a chunk", culprit=peer)
+        if peer in manifest.evaluators:
+            said[peer] = _LATER.unpack(data)[0] if data else 0
+    known = {*said.values()} | ({later} if later is not None else set())
+    if len(known) > 1:
+        liars = [peer for peer, rows in said.items() if rows != later]
+        suspects = dict.fromkeys([*liars, *manifest.inputs.values()])
+        culprit = " or ".join(party for party in suspects if party != name)
+        raise ProtocolViolation("tells of other rows to come than others do", culprit=culprit)
+    return known.pop() if known else 0
+
+
+class Tally:
+    """Adds up the chunks of one run.
+
+    Attributes
+    ----------
+    chunks : int
+        How many are done.
+    offline, online : float
+        Seconds of each phase in all chunks; what lies between two chunks counts as offline.
+    rounds : Counter
+        One-way messages on the critical path; chunks come one after another, so they add up.
+    """
+
+    def __init__(self) -> None:
+        self.chunks = 0
+        self.offline = self.online = 0.0
+        self.rounds: Counter[str] = Counter()
+        self._parts: list[Outputs] = []
+        self._mark = time.perf_counter()
+
+    def dealt(self) -> None:
+        """Note that everything of this chunk is dealt."""
+        self.offline += self._lap()
+
+    def done(self, returned: Iterable[Outputs | None]) -> None:
+        """Note the end of a chunk and what its receivers returned."""
+        self.online += self._lap()
+        self.chunks += 1
+        part: Outputs = {}
+        for outputs in returned:
+            part.update(outputs or {})
+        self._parts.append(part)
+
+    def _lap(self) -> float:
+        before, self._mark = self._mark, time.perf_counter()
+        return self._mark - before
+
+    def outputs(self) -> Outputs:
+        """All rows, in the order in which they came."""
+        if len(self._parts) == 1:
+            return self._parts[0]
+        return {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
