@@ -47,7 +47,7 @@ def spread(
     match op:
         case fp.Offset():
             c = op.array().astype(np.int64).astype(np.float64) * 2.0**-step.type.frac
-            return x.low + c, x.high + c, x.error
+            return x.low + c, x.high + c, x.error + 2.0 ** -(step.type.frac + 1)
         case fp.Pieces():
             return _pieces(op, x, _scales(step, op, scale), opened)
         case fp.Table():

@@ -47,6 +47,7 @@ BAND = 16.0  # ratio of the ends of one table of a reciprocal or of a root
 CONSTANT_BITS = 16
 MAX_FRAC_OUT = 56
 MIN_SUM_BITS = 12
+WIDER = 2.0  # how much more of a table costs less than a clamp
 LEAST_VARIANCE_BITS = 4
 
 
@@ -112,32 +113,44 @@ class Wanted:
 
 
 def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
-    """Clamp, look up, and go on with straight lines beyond the ends that have a slope."""
+    """Clamp, look up, and go on with straight lines beyond the ends that have a slope.
+
+    Where the range of an input is declared, a table of just that range may do without the clamp.
+    """
     x = b.narrow(x, b.f)
-    known, tails = functions.get(op.name), 0.0
+    declared = _declared(b, x)
+    known = functions.get(op.name)
+    low, high = op.low, op.high
+    if declared is not None:
+        left, right = declared
+        if (left < low and op.left is None) or (right > high and op.right is None):
+            raise PrecisionError(
+                f"node {node!r}: values of [{left:g}, {right:g}] go beyond [{low:g}, {high:g}] of {op.name}"
+            )
+        if left < right and right - left <= WIDER * (high - low):
+            wanted = Wanted(op.name, left, right, op.error, 0.0, b.type(x).frac, frac_out(b, b.f))
+            return lookup(b, x, b.bands(wanted)[0], b.f, node)
+    tails = 0.0
     if op.left is not None and known.left_error is not None:
-        tails = known.left_error(-op.low)
+        tails = known.left_error(-low)
     if op.right is not None and known.right_error is not None:
-        tails = max(tails, known.right_error(op.high))
-    frac_in = b.type(x).frac
-    wanted = Wanted(op.name, op.low, op.high, op.error, 0.0, frac_in, frac_out(b, b.f), tails=tails)
-    inside = _stays(b, x, op.low, op.high)
+        tails = max(tails, known.right_error(high))
+    wanted = Wanted(op.name, low, high, op.error, 0.0, b.type(x).frac, frac_out(b, b.f), tails=tails)
     (table,) = b.bands(wanted)
-    y = lookup(b, x if inside else _clamp_to(b, x, table, node), table, b.f, node)
+    y = lookup(b, _clamp_to(b, x, table, node), table, b.f, node)
     slopes = op.left or 0.0, op.right or 0.0
-    if inside or not any(slopes):
+    if not any(slopes):
         return y
     beyond = ir.Piecewise(
-        breaks=(op.low, op.high),
-        jumps=(0.0, 0.0),
-        bends=(-slopes[0], slopes[1]),
+        breaks=(low, high) if slopes[0] else (high,),
+        jumps=(0.0, 0.0) if slopes[0] else (0.0,),
+        bends=(-slopes[0], slopes[1]) if slopes[0] else (slopes[1],),
         slope=slopes[0],
-        offset=-slopes[0] * op.low,
+        offset=-slopes[0] * low,
     )
     tail = b.narrow(pieces(b, x, beyond, node, wide=False), b.f)
     pair = b.same([y, tail], wide=False)
-    t = b.type(pair[0])
-    return b.emit(Plus(), tuple(pair), t, node)
+    return b.emit(Plus(), tuple(pair), b.type(pair[0]), node)
 
 
 def frac_out(b: Builder, frac: int) -> int:
@@ -160,14 +173,16 @@ def lookup(b: Builder, x: int, table: ir.Tabulated, frac: int, node: str, claim:
     return b.emit(Table(*numbers, shift, table.key, table.high), (x,), Type(t.shape, b.n, frac), node, claim)
 
 
-def _stays(b: Builder, x: int, low: float, high: float) -> bool:
-    """Whether a value is an input, reshaped at most, whose declared range lies within [low, high]."""
-    while not isinstance(b.steps[x].operation, Source):
-        if not isinstance(b.steps[x].operation, Shape | Permute | Pick | Truncate | Extend):
-            return False
+def _declared(b: Builder, x: int) -> tuple[float, float] | None:
+    """The declared range of a value that is an input, reshaped at most."""
+    zero = False
+    while not isinstance(op := b.steps[x].operation, Source):
+        if not isinstance(op, Shape | Permute | Pick | Truncate | Extend):
+            return None
+        zero = zero or (isinstance(op, Pick) and -1 in op.indices)
         x = b.steps[x].inputs[0]
     source = b.inputs[b.steps[x].node]
-    return low <= min(source.low, 0.0) and max(source.high, 0.0) <= high
+    return (min(source.low, 0.0), max(source.high, 0.0)) if zero else (source.low, source.high)
 
 
 def clamp(b: Builder, x: int, low: float, high: float, node: str) -> int:
@@ -323,7 +338,7 @@ def softmax(b: Builder, x: int, axis: int, log: bool, node: str) -> int:
 
     top = largest(b, x, axis, node)
     d = minus(b, x, spread(top), node, Claim(-math.inf, 0.0))
-    g = 26
+    g = min(26, b.n - 3)
     wanted = Wanted("exp", -EXP_REACH, 0.0, EXP_ABSOLUTE, EXP_RELATIVE, t.frac, frac_out(b, g))
     (table,) = b.bands(wanted)
     # |e - exp(d)| <= relative * e + absolute, the clamp and the opening included

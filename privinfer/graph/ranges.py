@@ -123,6 +123,26 @@ def check_ranges(model: ir.Model, bounds: list[Bound]) -> None:
                 f"with {step.type.frac} of them fractional hold less than {room:.3g}",
                 hint=NARROWER,
             )
+    _check_domains(model, bounds)
+
+
+def _check_domains(model: ir.Model, bounds: list[Bound]) -> None:
+    """Raise where values may leave the range of a function that is not defined beyond."""
+    seen: set[str] = set()
+    nodes = {n.name: n.op for n in model.architecture.nodes if isinstance(n.op, ir.Function)}
+    for step in compile_program(model.architecture).steps:
+        op = nodes.get(step.node)
+        if op is None or step.node in seen or not isinstance(step.operation, fp.Pieces | fp.Table):
+            continue
+        seen.add(step.node)
+        x = bounds[step.inputs[0]]
+        low, high = float(x.low.min()), float(x.high.max())
+        if (op.left is None and low < op.low) or (op.right is None and high > op.high):
+            raise PrecisionError(
+                f"layer {step.node!r}: values may lie in [{low:.3g}, {high:.3g}], but {op.name} is declared "
+                f"on [{op.low:g}, {op.high:g}]",
+                hint=f"declare a wider range of that function; or {NARROWER}",
+            )
 
 
 NARROWER = "declare narrower input ranges, or pass calibration= to trust the ranges seen on your own data"

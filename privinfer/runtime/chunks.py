@@ -2,8 +2,8 @@
 
 An owner announces the rows that it still brings, evaluators and helper take the first of them
 (`Backend.rows_at_once`), and so on until none is left. Whoever is told nothing of rows, as the model owner,
-hears from the evaluators at the end of each chunk how many are left: a word in their DONE, none after the
-last.
+hears from evaluators and helper at the end of each chunk how many are left: a word in their DONE, none after
+the last.
 """
 
 from __future__ import annotations
@@ -33,33 +33,66 @@ def told(players: Iterable[Player]) -> int | None:
 
 
 def word(name: str, manifest: Manifest, later: int | None) -> bytes:
-    """What a party says at the end of a chunk: only evaluators say anything, and only where rows are left."""
-    return _LATER.pack(later) if later and name in manifest.evaluators else b""
+    """What a party says at the end of a chunk: evaluators and helper speak, and only where rows are left."""
+    return _LATER.pack(later) if later and name in _speakers(manifest) else b""
+
+
+def _speakers(manifest: Manifest) -> tuple[str | None, ...]:
+    return (*manifest.evaluators, manifest.helper)
 
 
 def settle(manifest: Manifest, name: str, later: int | None, words: Mapping[str, bytes]) -> int:
-    """Rows that are left, as the evaluators say.
+    """Rows that are left, as evaluators and helper say.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Of the session.
+    name : str
+        This party.
+    later : int or None
+        What it knows itself.
+    words : mapping
+        What the others said at the end of the chunk.
 
     Raises
     ------
     ProtocolViolation
-        They say different things, or this party knows better: one of them lies, or an owner told them
-        different things, which nobody else can tell apart.
+        They say different things, or this party knows better; names one or two who may have lied.
     """
     said: dict[str, int] = {}
     for peer, data in words.items():
-        allowed = (0, _LATER.size) if peer in manifest.evaluators else (0,)
+        allowed = (0, _LATER.size) if peer in _speakers(manifest) else (0,)
         if len(data) not in allowed or (data and not any(data)):
             raise ProtocolViolation("sent a malformed end of a chunk", culprit=peer)
-        if peer in manifest.evaluators:
+        if data or peer in manifest.evaluators:  # a helper is not told where all was dealt ahead
             said[peer] = _LATER.unpack(data)[0] if data else 0
-    known = {*said.values()} | ({later} if later is not None else set())
-    if len(known) > 1:
-        liars = [peer for peer, rows in said.items() if rows != later]
-        suspects = dict.fromkeys([*liars, *manifest.inputs.values()])
-        culprit = " or ".join(party for party in suspects if party != name)
-        raise ProtocolViolation("tells of other rows to come than others do", culprit=culprit)
-    return known.pop() if known else 0
+    votes = Counter([*said.values(), *([later] if later is not None else [])])
+    if len(votes) > 1:
+        suspects = _suspects(manifest, name, later, said, votes)
+        raise ProtocolViolation("tells of other rows to come than others do", culprit=" or ".join(suspects))
+    return next(iter(votes), 0)
+
+
+def _suspects(
+    manifest: Manifest, name: str, later: int | None, said: Mapping[str, int], votes: Counter[int]
+) -> list[str]:
+    """Who may have lied: whoever differs from most, or a single owner that told them different things.
+
+    Of several owners each would have to tell the same lie, or its rows would differ from another's at once.
+    """
+    ((most, count),) = votes.most_common(1)
+    evaluators = [e for e in manifest.evaluators if e != name]
+    owners = set(manifest.inputs.values())
+    owner = [*owners] if len(owners) == 1 and name not in owners else []
+    if count == 1:
+        return evaluators
+    odd = [peer for peer, rows in said.items() if rows != most]
+    if odd:
+        return [*dict.fromkeys([*odd, *owner])][:2]
+    if name not in (*_speakers(manifest), *owners):
+        return evaluators[:1]  # a receiver knows what the first evaluator told it before
+    return owner or [peer for peer in _speakers(manifest) if peer is not None and peer in said][:2]
 
 
 class Tally:

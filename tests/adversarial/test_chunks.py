@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+import privinfer
 from privinfer.backends.base import Phase
 from privinfer.backends.mpc import Mpc, roles
 from privinfer.errors import InputError, IntegrityError, PrivinferError, ProtocolViolation
@@ -93,9 +94,8 @@ def test_as_declared(base, count):
     table = dataclasses.replace(table, party=cast)
     declared = {k: v for k, v in declared_run(table, count).items() if cast[k[1]] != cast[k[2]]}
     assert {k: v for k, v in hook.moved.items() if v} == declared
-    # a word for each of two evaluators, five peers and every chunk but the last
-    assert Counter(hook.words)[4] == 2 * 5 * (number - 1)
-    assert Counter(hook.words)[0] == 6 * 5 * number - 2 * 5 * (number - 1)
+    # a word of evaluators and helper to five peers, after every chunk but the last
+    assert Counter(hook.words) == Counter({4: 3 * 5 * (number - 1), 0: 6 * 5 * number - 3 * 5 * (number - 1)})
     rounds = roles.rounds(compile_program(stage.model().architecture))
     for name, outcome in outcomes.items():
         report = outcome.report
@@ -103,7 +103,7 @@ def test_as_declared(base, count):
         between = {"evaluators": number * rounds} if name != "startup" or base is BASE else {}
         if name == "helper":
             between = {"evaluators": number * rounds}
-        assert report["online_rounds"] == {k: number for k in ("input", "compare", "output")} | between
+        assert report["online_rounds"] == dict.fromkeys(("input", "compare", "output"), number) | between
         for other, bytes_ in report["bytes"]["sent"]["online"].items():
             assert outcomes[other].report["bytes"]["received"]["online"][name] == bytes_
 
@@ -113,6 +113,17 @@ def test_runs_follow_each_other():
     outcomes = good(stage.Play(base=APART, inputs=inputs, runs=4).run())
     right(outcomes["patient"], inputs[-1])
     assert {(o.report["inference"], o.report["chunks"]) for o in outcomes.values()} == {(5, 2)}
+
+
+def test_run_local():
+    inputs = stage.rows(5)
+    result = privinfer.run_local(
+        stage.model(), inputs, evaluators=(stage.E1, stage.E2), processes=False, with_reference=True
+    )
+    assert result.report["chunks"] == 3
+    assert result.report["online_rounds"]["output"] == 3
+    assert result.outputs["risk"].shape == (5, 2)
+    assert result.report["largest_absolute_error"] <= stage.model().architecture.precision.error_bound
 
 
 # -- stores ----------------------------------------------------------------------------------------
@@ -194,6 +205,17 @@ def test_a_deal_that_ended_early(tmp_path):
     assert {o.report["dealt"] for o in outcomes.values()} == {"live"}  # the second
 
 
+@pytest.mark.parametrize("rows", [1, 3, 5])
+def test_a_store_of_chunks_of_another_size(tmp_path, monkeypatch, rows):
+    """As after an update with another budget: an error and no answer."""
+    deal(tmp_path, 5, 5)
+    program = compile_program(stage.model().architecture)
+    monkeypatch.setattr(roles, "CHUNK_BYTES", roles.footprint(program, rows))
+    outcomes = session(tmp_path, inputs=stage.rows(5)).run()
+    assert not [o for o in outcomes.values() if o.outputs]
+    assert {type(o.error) for o in outcomes.values()} == {IntegrityError}
+
+
 def test_a_store_that_ends_within_a_run_is_an_error(tmp_path):
     """Only a lie can lead there, and then nothing is dealt live into the middle of a run."""
     deal(tmp_path, 1, 5)
@@ -235,7 +257,8 @@ def test_a_peer_that_offers_part_of_a_run(tmp_path):
 
     outcomes = session(tmp_path, inputs=stage.rows(5), hook=hook).run()
     everybody(outcomes, ProtocolViolation, "laboratory", but=("laboratory",))
-    assert left(tmp_path) == (0, 6)
+    for name in set(KEEPERS) - {"laboratory"}:
+        assert len(list((tmp_path / name).glob("*-[0-9].bin"))) == 6  # nothing of it was used
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 3, 7])
@@ -257,10 +280,9 @@ def seeds(source, rows, number, to=stage.NAMES):
     """The owner announces so many rows at the start of a chunk, to some."""
 
     def hook(origin, destination, frame):
-        offline = frame.kind is Kind.DATA and frame.phase == Phase.OFFLINE and origin == source
-        if offline and number_of(frame) == number and destination in to:
-            if stage.kind_of(frame)[-1] == "mask seeds":
-                return stage.changed(frame, payload=struct.pack("<I", rows) + bytes(frame.payload[4:]))
+        hit = frame.kind is Kind.DATA and (origin, number_of(frame)) == (source, number)
+        if hit and destination in to and stage.kind_of(frame)[-1] == "mask seeds":
+            return stage.changed(frame, payload=struct.pack("<I", rows) + bytes(frame.payload[4:]))
         return None if origin == source and frame.kind is Kind.ABORT else frame
 
     return hook
@@ -305,18 +327,13 @@ def test_owner_that_brings_less_than_it_announced():
 @pytest.mark.parametrize("victim", ["patient", "dna_company"])
 def test_evaluator_that_is_ready_for_other_rows(number, victim):
     def hook(source, destination, frame):
-        if source == stage.E1 and destination == victim and frame.kind is Kind.DATA:
-            if stage.kind_of(frame)[-1] == "ready" and number_of(frame) == number:
-                return stage.changed(frame, payload=struct.pack("<I", 3))
+        hit = (source, destination) == (stage.E1, victim) and frame.kind is Kind.DATA
+        if hit and stage.kind_of(frame)[-1] == "ready" and number_of(frame) == number:
+            return stage.changed(frame, payload=struct.pack("<I", 3))
         return None if source == stage.E1 and frame.kind is Kind.ABORT else frame
 
-    outcomes = stage.Play(inputs=stage.rows(6), hook=hook).run()
-    for name, outcome in outcomes.items():
-        if name != stage.E1:
-            assert isinstance(outcome.error, PrivinferError), name
-            # at first a receiver knows nothing better: then it is one word against another
-            assert stage.E1 in outcome.error.culprit.split(" or "), outcome.error
-    assert outcomes["patient"].outputs is None
+    play = stage.Play(inputs=stage.rows(6), hook=hook)
+    everybody(play.run(), ProtocolViolation, stage.E1, but=(stage.E1,))
 
 
 WORDS = {
@@ -331,10 +348,13 @@ WORDS = {
 
 
 @pytest.mark.parametrize("base", [BASE, APART], ids=["one party, two roles", "model owner apart"])
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, 1, "helper"])
 @pytest.mark.parametrize("word", WORDS)
-def test_evaluator_that_tells_of_other_rows_to_come(base, which, word):
-    liar = base.evaluators[which]
+def test_who_tells_of_other_rows_to_come(base, which, word):
+    """To all: then each sees that one differs from the rest."""
+    liar = which if which == "helper" else base.evaluators[which]
+    if (which, word) == ("helper", "none"):
+        pytest.skip("it says nothing where it is not told: the others do")
 
     def hook(source, destination, frame):
         if source == liar and frame.kind is Kind.DONE and frame.step == 0:
@@ -342,11 +362,18 @@ def test_evaluator_that_tells_of_other_rows_to_come(base, which, word):
         return None if source == liar and frame.kind is Kind.ABORT else frame
 
     outcomes = stage.Play(base=base, inputs=stage.rows(5), hook=hook).run()
-    for name, outcome in outcomes.items():
-        assert outcome.outputs is None
-        if name != liar:
-            assert type(outcome.error) is ProtocolViolation, name
-            assert liar in outcome.error.culprit.split(" or "), outcome.error
+    everybody(outcomes, ProtocolViolation, liar, but=(liar,))
+
+
+@pytest.mark.parametrize("victim", ["startup", "patient", "dna_company", "helper", "laboratory"])
+def test_who_tells_only_one_of_other_rows_to_come(victim):
+    def hook(source, destination, frame):
+        if (source, destination, frame.kind, frame.step) == ("hospital", victim, Kind.DONE, 0):
+            return stage.changed(frame, payload=WORDS["more"])
+        return None if source == "hospital" and frame.kind is Kind.ABORT else frame
+
+    outcomes = stage.Play(base=APART, inputs=stage.rows(5), hook=hook).run()
+    everybody(outcomes, ProtocolViolation, "hospital", but=("hospital",))
 
 
 def test_word_from_a_party_that_has_no_say():
@@ -355,31 +382,50 @@ def test_word_from_a_party_that_has_no_say():
             return stage.changed(frame, payload=struct.pack("<I", 3))
         return None if source == "patient" and frame.kind is Kind.ABORT else frame
 
-    everybody(
-        stage.Play(inputs=stage.rows(5), hook=hook).run(), ProtocolViolation, "patient", but=("patient",)
-    )
+    play = stage.Play(inputs=stage.rows(5), hook=hook)
+    everybody(play.run(), ProtocolViolation, "patient", but=("patient",))
 
 
-def test_the_only_owner_tells_the_evaluators_different_things():
-    """No evaluator can prove it, so neither is blamed alone."""
-    manifest = stage.manifest(inputs=dict.fromkeys(stage.INPUTS, "dna_company"))
+@pytest.mark.parametrize("victim", [stage.E1, stage.E2, stage.H])
+def test_the_only_owner_tells_one_party_of_other_rows(victim):
+    """Nobody can prove who it was, so whoever differs is not named without the owner."""
+    names = tuple(n for n in stage.NAMES if n != "laboratory")
+    parties = tuple(p for p in BASE.parties if p.name in names)
+    base = stage.manifest(parties=parties, inputs=dict.fromkeys(stage.INPUTS, "dna_company"))
     given = {"dna_company": stage.flat(stage.rows(6))}
-    play = stage.Play(base=manifest, inputs=given, hook=seeds("dna_company", 5, 0, to=(stage.E2,)))
-    outcomes = play.run()
+    hook = seeds("dna_company", 5, 0, to=(victim,))
+    outcomes = stage.Play(base=base, only=names, inputs=given, hook=hook).run()
     for name, outcome in outcomes.items():
-        if name != "dna_company":
-            assert type(outcome.error) is ProtocolViolation
+        assert outcome.outputs is None
+        if name != "dna_company":  # some only see it leave, for it is told other rows than it brings
+            assert isinstance(outcome.error, PrivinferError)
             assert "dna_company" in outcome.error.culprit.split(" or "), (name, outcome.error)
 
 
-def test_settle_names_who_knows_no_better():
-    """As the model owner, who is told nothing: both evaluators and every owner, not itself."""
-    word = {n: chunks.word(n, BASE, 3) for n in BASE.names}
-    assert chunks.settle(BASE, "patient", None, word) == chunks.settle(BASE, "patient", 3, word) == 3
-    assert chunks.settle(BASE, "patient", None, dict.fromkeys(BASE.names, b"")) == 0
-    with pytest.raises(ProtocolViolation) as caught:
-        chunks.settle(BASE, "laboratory", None, word | {stage.E2: b""})
-    assert caught.value.culprit == "startup or hospital or dna_company"
+def settled(name, later, said, base=APART):
+    """What a party makes of words; those not given say what is so."""
+    words = {n: chunks.word(n, base, said.get(n, 3)) for n in base.names if n != name}
+    try:
+        return chunks.settle(base, name, later, words)
+    except ProtocolViolation as error:
+        return error.culprit
+
+
+def test_whom_to_believe():
+    for name in APART.names:
+        later = None if name == "startup" else 3
+        assert settled(name, later, {}) == 3
+        assert settled(name, later, {"helper": 0}) == 3  # dealt ahead, it is not told
+        assert settled(name, later and 0, dict.fromkeys(APART.names, 0)) == 0
+    # two against one, and one against one
+    assert settled("startup", None, {"laboratory": 5}) == "laboratory"
+    assert settled("startup", None, {"laboratory": 5, "helper": 0}) == "hospital or laboratory"
+    assert settled("patient", 3, {"laboratory": 5, "helper": 0}) == "laboratory"
+    assert settled("hospital", 3, {"laboratory": 5, "helper": 0}) == "laboratory"
+    assert settled("hospital", 3, {"laboratory": 5, "helper": 5}) == "laboratory or helper"
+    # this party against all others
+    assert settled("patient", 4, {}) == "hospital"
+    assert settled("dna_company", 4, {}) == "hospital or laboratory"
 
 
 @pytest.mark.parametrize("phase", [Phase.OFFLINE, Phase.ONLINE])

@@ -20,7 +20,7 @@ from privinfer.errors import IntegrityError
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir
 from privinfer.graph.ranges import declare
-from privinfer.protocols.mpc import comparison, dealing, inputs, linear, opening, wires
+from privinfer.protocols.mpc import comparison, dealing, inputs, linear, opening, table, wires
 from privinfer.protocols.mpc.gate import Gate
 from privinfer.protocols.mpc.wires import (
     Blinded,
@@ -57,10 +57,10 @@ RUNS: dict[str, Callable[[], gates.Run]] = {
     "truncate": lambda: gates.run_truncate(ZEROS, 8, 20),
     "change of ring": lambda: gates.run_truncate(ZEROS, 0, 20),
     "exact truncate": lambda: gates.run_truncate(ZEROS, 8, 20, exact=True),
+    "pieces": lambda: gates.run_pieces(fp.Pieces((0,), (0,), (1,), 0, 0, 0), ZEROS, 20, 20)[0],
+    "table": lambda: gates.run_table(fp.Table(0, 4, 3, 1, (0,) * 16, 8), ZEROS, 20, 20)[0],
 }
-TAKES_WIDE = {"linear": True, "relu": False, "extend": False} | dict.fromkeys(
-    ("truncate", "change of ring", "exact truncate"), True
-)
+TAKES_WIDE = dict.fromkeys(RUNS, True) | dict.fromkeys(("relu", "extend", "pieces", "table"), False)
 
 
 def fresh_gate(name: str) -> Gate:
@@ -292,6 +292,7 @@ def secrets_of_all_kinds() -> dict[type, Any]:
         linear.Weights(values, values),
         linear.Operand(values, values, values),
         comparison.ComparisonKeys(0, 31, blocks, blocks, values, blocks, b"77777777"),
+        table.TableKeys(0, blocks, blocks, values, b"77777777"),
         inputs.InputSeeds((seed, seed), 77777777),
         inputs.MaskedInput(values.tobytes(), b"77777777"),
         Standing(b"77777777", seed, seed),
@@ -316,7 +317,7 @@ def subclasses(cls: type) -> Iterator[type]:
 
 
 # Secrets of protocols that have tests of their own; of these only what the class says is looked at here.
-ELSEWHERE = {"Answerer", "BlindedReluGate", "ToHelper"}
+ELSEWHERE = {"Answerer", "BlindedReluGate", "LargerGate", "ProductGate", "ToHelper"}
 
 
 def test_every_class_of_secret_is_tried() -> None:

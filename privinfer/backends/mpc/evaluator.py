@@ -146,7 +146,10 @@ class Evaluator(Idle):
 
     def resume(self, scope: Scope, kept: bytes | None) -> Play:
         """The same from the store."""
-        yield from self._offline(self.stored, scope, _Kept(kept or b"").get, roles.AHEAD)
+        source = _Kept(kept or b"")
+        yield from self._offline(self.stored, scope, source.get, roles.AHEAD)
+        if source.rest:  # as when it was dealt where chunks had more rows
+            raise IntegrityError("what was dealt ahead is longer than its chunk")
 
     def deal(self, scope: Scope, batch: int) -> Play:
         """Receive what :meth:`offline` would and keep it as it came."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from privinfer.backends.base import Network, Table
+from privinfer.errors import ConfigError
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph.lower import compile_program
 from privinfer.protocols.cost import Cost
@@ -64,7 +65,15 @@ def step_cost(program: fp.Program, step: fp.Step, batch: int) -> Cost:
 def compile_for(table: Table) -> fp.Program:
     """The program of a session: exact where a receiver takes part in computing."""
     exact = needs_exact((table.party[e] for e in EVALUATORS), table.party[HELPER], table.receivers.values())
-    return compile_program(table.architecture, exact=exact)
+    program = compile_program(table.architecture, exact=exact)
+    looked_up = next((s.node for s in program.steps if isinstance(s.operation, fp.Table)), None)
+    if exact and looked_up is not None:
+        # which of two rows serves depends on the mask: who knows one could tell a little more than f(x)
+        raise ConfigError(
+            f"node {looked_up!r} looks up a table, and a receiver is an evaluator or the helper",
+            hint="let another party be the evaluator or the helper",
+        )
+    return program
 
 
 def _ends(program: fp.Program) -> dict[int, int]:
