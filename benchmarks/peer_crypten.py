@@ -52,11 +52,20 @@ class Operators:
     def flatten(self, x: Any) -> Any:
         return x.flatten(start_dim=1)
 
-    def avgpool(self, x: Any, kernel: int, stride: int, padding: int) -> Any:
-        return x.avg_pool2d(kernel, stride=stride, padding=padding)
+    def maxpool(self, x: Any, kernel: int, stride: int, padding: int) -> Any:
+        return x.max_pool2d(kernel, stride=stride, padding=padding)
 
     def mean(self, x: Any) -> Any:
         return x.mean(dim=(2, 3))
+
+    def sigmoid(self, x: Any) -> Any:
+        return x.sigmoid()
+
+    def gelu(self, x: Any) -> Any:
+        return x * (1 + (x / 2**0.5).erf()) / 2  # it has no GELU of its own
+
+    def softmax(self, x: Any) -> Any:
+        return x.softmax(1)
 
 
 class Party:

@@ -51,13 +51,22 @@ class Operators:
     def flatten(self, x: Any) -> Any:
         return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
 
-    def avgpool(self, x: Any, kernel: int, stride: int, padding: int) -> Any:
+    def maxpool(self, x: Any, kernel: int, stride: int, padding: int) -> Any:
         window, step, pad = (1, kernel, kernel, 1), (1, stride, stride, 1), (padding, padding)
         pads = ((0, 0), pad, pad, (0, 0))
-        return self.jax.lax.reduce_window(x, 0.0, self.jax.lax.add, window, step, pads) / kernel**2
+        return self.jax.lax.reduce_window(x, 0.0, self.jax.lax.max, window, step, pads)
 
     def mean(self, x: Any) -> Any:
         return x.mean(axis=(1, 2))
+
+    def sigmoid(self, x: Any) -> Any:
+        return self.jax.nn.sigmoid(x)
+
+    def gelu(self, x: Any) -> Any:
+        return self.jax.nn.gelu(x, approximate=False)
+
+    def softmax(self, x: Any) -> Any:
+        return self.jax.nn.softmax(x, axis=1)
 
 
 def pack(share: Any) -> bytes:

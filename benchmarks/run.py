@@ -55,6 +55,9 @@ REFERENCE = (
     Row("conv", 1, "lo"),
     Row("matmul", 1024, "lo"),
     Row("resnet18-64", 1, "lo"),
+    Row("sigmoid", 1, "lo"),
+    Row("gelu", 1, "lo"),
+    Row("softmax", 1000, "lo"),
 )
 
 

@@ -2,8 +2,7 @@
 
 A :class:`Workload` is a list of steps and a dictionary of arrays. Every system walks the same list, so it
 computes the same network on the same numbers; weights and inputs are float32 values, which all of them can
-take as they are. `resnet18-64` has a 3x3 average pool (stride 2) where the usual ResNet-18 has a max pool,
-since privinfer has no max pool yet: the same for all systems.
+take as they are.
 
 Importing this module needs NumPy alone: the peers do it too, in environments without privinfer.
 """
@@ -53,9 +52,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Step:
-    """One operator: conv, linear, relu, add, concat, flatten, avgpool or mean.
+    """One operator: conv, linear, relu, add, concat, flatten, maxpool, mean, sigmoid, gelu or softmax.
 
-    `options` of conv are stride and padding, of avgpool kernel, stride and padding; linear weights are (in,
+    `options` of conv are stride and padding, of maxpool kernel, stride and padding; linear weights are (in,
     out), convolution weights (out, in, height, width).
     """
 
@@ -163,10 +162,10 @@ def _sarah(
 
 
 def _resnet18(name: str, side: int) -> Workload:
-    """ResNet-18 with batch norms folded in, two classes, and an average pool after the stem."""
+    """ResNet-18 with batch norms folded in and two classes."""
     d = Draft()
     h = d.relu(d.conv("stem", "xray", 3, 64, 7, 2, 3))
-    h = d.put("pool", "avgpool", h, kernel=3, stride=2, padding=1)
+    h = d.put("pool", "maxpool", h, kernel=3, stride=2, padding=1)
     width = 64
     for k, (out, stride) in enumerate(
         [(64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)]
@@ -204,6 +203,12 @@ def _relu() -> Workload:
     return d.done("relu", _one_input((1_000_000,)), rows=1)
 
 
+def _curve(op: str, shape: tuple[int, ...], rows: int) -> Workload:
+    d = Draft()
+    d.put("curve", op, "x")
+    return d.done(op, _one_input(shape), rows=rows)
+
+
 CATALOGUE: dict[str, Callable[[], Workload]] = {
     "sarah": lambda: _sarah("sarah", 64, [(1, 8, 5), (8, 16, 3), (16, 32, 3)], 4096, 24, [64, 64, 32, 64]),
     "sarah-small": lambda: _sarah("sarah-small", 28, [(1, 4, 5)], 512, 16, [32, 16, 16, 16]),
@@ -212,6 +217,9 @@ CATALOGUE: dict[str, Callable[[], Workload]] = {
     "matmul": _matmul,
     "conv": _conv,
     "relu": _relu,
+    "sigmoid": lambda: _curve("sigmoid", (100_000,), 1),
+    "gelu": lambda: _curve("gelu", (100_000,), 1),
+    "softmax": lambda: _curve("softmax", (100,), 1000),
 }
 
 
@@ -265,11 +273,22 @@ class Float64:
     def flatten(self, x: Array) -> Array:
         return x.reshape(len(x), -1)
 
-    def avgpool(self, x: Array, kernel: int, stride: int, padding: int) -> Array:
-        return np.asarray(self._windows(x, kernel, stride, padding).mean(axis=(4, 5)))
+    def maxpool(self, x: Array, kernel: int, stride: int, padding: int) -> Array:
+        # everything pooled here comes from a ReLU, so a border of zeros changes no maximum
+        return np.asarray(self._windows(x, kernel, stride, padding).max(axis=(4, 5)))
 
     def mean(self, x: Array) -> Array:
         return np.asarray(x.mean(axis=(2, 3)))
+
+    def sigmoid(self, x: Array) -> Array:
+        return np.asarray(1 / (1 + np.exp(-x)))
+
+    def gelu(self, x: Array) -> Array:
+        return np.asarray(x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2)
+
+    def softmax(self, x: Array) -> Array:
+        y = np.exp(x - x.max(axis=1, keepdims=True))
+        return np.asarray(y / y.sum(axis=1, keepdims=True))
 
 
 def reference(work: Workload, inputs: Mapping[str, Array]) -> Array:
@@ -328,8 +347,24 @@ def as_model(work: Workload, calibration: Mapping[str, Array] | None = None) -> 
                 op = ir.Concat(1)
             case "flatten":
                 op = ir.Reshape((math.prod(x),))
-            case "avgpool":
-                op = ir.AvgPool2d((o["kernel"],) * 2, (o["stride"],) * 2, (o["padding"],) * 4)
+            case "maxpool":
+                channels, height, width = x
+                taken, out = _windows_of(height, width, o["kernel"], o["stride"], o["padding"])
+                put(f"{step.name}.flat", ir.Reshape((channels, height * width)), *step.inputs)
+                put(f"{step.name}.taken", ir.Gather(2, taken), f"{step.name}.flat")
+                put(
+                    f"{step.name}.windows",
+                    ir.Reshape((channels, o["kernel"] ** 2, *out)),
+                    f"{step.name}.taken",
+                )
+                put(step.name, ir.Max(2), f"{step.name}.windows")
+                continue
+            case "sigmoid":
+                op = ir.Function("sigmoid", -10.0, 10.0, 5e-5, 0.0, 0.0)
+            case "gelu":
+                op = ir.Function("gelu", -5.0, 5.0, 7e-5, 0.0, 1.0)
+            case "softmax":
+                op = ir.Softmax(1)
             case "mean":
                 put(f"{step.name}.pool", ir.AvgPool2d((x[1], x[2]), (1, 1)), *step.inputs)
                 put(step.name, ir.Reshape((x[0],)), f"{step.name}.pool")
@@ -365,3 +400,12 @@ def as_model(work: Workload, calibration: Mapping[str, Array] | None = None) -> 
         raise PrecisionError(f"values of {work.name} reach {largest:.3g}")
     seen = f"calibrated on the benchmark's own input, whose values reach {largest:.3g} ({why})"
     return model.with_precision(precision), seen
+
+
+def _windows_of(
+    height: int, width: int, kernel: int, stride: int, padding: int
+) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """Positions that each window takes, tap by tap (-1: a zero of the border), and how many windows."""
+    places = np.arange(height * width).reshape(1, 1, height, width) + 1
+    v = Float64()._windows(places, kernel, stride, padding)[0, 0] - 1
+    return tuple(int(i) for i in v.transpose(2, 3, 0, 1).ravel()), (v.shape[0], v.shape[1])
