@@ -43,6 +43,8 @@ Array = npt.NDArray[np.float64]
 OPENING = 1.5  # units in the last place that a truncating opening may stray by
 EXP_REACH = 20.0  # exp(-20) is 2.1e-9
 EXP_RELATIVE, EXP_ABSOLUTE = 1e-4, 2e-8
+RELATIVE = frozenset(("exp", "reciprocal", "rsqrt"))  # a Function's error is relative
+BANDED = RELATIVE | {"log", "sqrt"}  # steep at one end
 BAND = 16.0  # ratio of the ends of one table of a reciprocal or of a root
 CONSTANT_BITS = 16
 MAX_FRAC_OUT = 56
@@ -115,12 +117,13 @@ class Wanted:
 def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
     """Clamp, look up, and go on with straight lines beyond the ends that have a slope.
 
-    Where the range of an input is declared, a table of just that range may do without the clamp.
+    Where the range of an input is declared, a table of just that range may do without the clamp. Functions
+    whose error is relative get more fractional bits than others, as many as their largest value leaves.
     """
     x = b.narrow(x, b.f)
     declared = _declared(b, x)
-    known = functions.get(op.name)
     low, high = op.low, op.high
+    clamped = True
     if declared is not None:
         left, right = declared
         if (left < low and op.left is None) or (right > high and op.right is None):
@@ -128,18 +131,20 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
                 f"node {node!r}: values of [{left:g}, {right:g}] go beyond [{low:g}, {high:g}] of {op.name}"
             )
         if left < right and right - left <= WIDER * (high - low):
-            wanted = Wanted(op.name, left, right, op.error, 0.0, b.type(x).frac, frac_out(b, b.f))
-            return lookup(b, x, b.bands(wanted)[0], b.f, node)
-    tails = 0.0
-    if op.left is not None and known.left_error is not None:
-        tails = known.left_error(-low)
-    if op.right is not None and known.right_error is not None:
-        tails = max(tails, known.right_error(high))
-    wanted = Wanted(op.name, low, high, op.error, 0.0, b.type(x).frac, frac_out(b, b.f), tails=tails)
+            low, high, clamped = left, right, False
+    frac, error, relative = b.f, op.error, 0.0
+    if op.name in RELATIVE:
+        peak = float(np.abs(functions.get(op.name)(np.array([low, high]))).max())
+        frac = max(b.f, min(24, b.n - 3 - math.ceil(math.log2(peak))))
+        error, relative = 2.0 ** -(frac + 1), op.error
+    tails = _tails(op) if clamped else 0.0
+    wanted = Wanted(op.name, low, high, error, relative, b.type(x).frac, frac_out(b, frac), tails=tails)
+    if op.name in BANDED and 0 < low * BAND < high:
+        return banded(b, x, replace(wanted, tails=0.0), frac, node).value
     (table,) = b.bands(wanted)
-    y = lookup(b, _clamp_to(b, x, table, node), table, b.f, node)
+    y = lookup(b, _clamp_to(b, x, table, node) if clamped else x, table, frac, node)
     slopes = op.left or 0.0, op.right or 0.0
-    if not any(slopes):
+    if not clamped or not any(slopes):
         return y
     beyond = ir.Piecewise(
         breaks=(low, high) if slopes[0] else (high,),
@@ -151,6 +156,16 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
     tail = b.narrow(pieces(b, x, beyond, node, wide=False), b.f)
     pair = b.same([y, tail], wide=False)
     return b.emit(Plus(), tuple(pair), b.type(pair[0]), node)
+
+
+def _tails(op: ir.Function) -> float:
+    """How far the straight lines beyond the ends are from the function."""
+    known, found = functions.get(op.name), 0.0
+    if op.left is not None and known.left_error is not None:
+        found = known.left_error(-op.low)
+    if op.right is not None and known.right_error is not None:
+        found = max(found, known.right_error(op.high))
+    return found
 
 
 def frac_out(b: Builder, frac: int) -> int:

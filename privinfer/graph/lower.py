@@ -130,6 +130,9 @@ class Builder:
         kinds = [self.type(v) for v in values]
         if not all(k.wide for k in kinds):
             values = [self.wide(v) if wide else self.narrow(v, self.f) for v in values]
+        if len({self.type(v).frac for v in values}) > 1 and not self.type(values[0]).wide:
+            # a narrow ring has no room for more fractional bits than f
+            values = [v if self.type(v).frac <= self.f else self.narrow(self.wide(v), self.f) for v in values]
         frac = max(self.type(v).frac for v in values)
         return [self.upscale(v, frac) for v in values]
 

@@ -204,6 +204,8 @@ class Transpose(Operator):
 class Function(Operator):
     """A smooth function of one variable, elementwise, within `error` on [low, high].
 
+    The error is relative for exp, reciprocal and rsqrt, as far as the fractional bits go.
+
     `name` is one of :mod:`privinfer.graph.functions`, or a user's own. Beyond an end the function goes on
     with the slope given there; where that is None, no value may go beyond.
     """

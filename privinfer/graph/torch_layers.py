@@ -1,0 +1,526 @@
+"""ATen operators of layers: linear ones, norms, pools, functions of one variable, attention, recurrent cells.
+
+How the methods are named and called stands in :mod:`privinfer.graph.torch_ops`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from privinfer.graph import build
+from privinfer.graph.build import Const, Value, refuse
+from privinfer.graph.torch_ops import APART, Args, Moved, Operands, pair
+
+STATISTICS = "never with statistics of the batch: call .eval() and keep track_running_stats"
+
+# operators that are one function of functions.py
+SMOOTH = {
+    "sigmoid": "sigmoid", "tanh": "tanh", "silu": "silu", "mish": "mish", "erf": "erf", "exp": "exp",
+    "log": "log", "sqrt": "sqrt", "rsqrt": "rsqrt", "reciprocal": "reciprocal", "sin": "sin", "cos": "cos",
+    "atan": "atan", "log_sigmoid": "log_sigmoid", "selu": "selu",
+}  # fmt: skip
+
+
+class Linear(Operands):
+    """Operators with weights."""
+
+    def _op_linear(self, a: Args) -> Value:
+        x, w = self.value(a.input), self.weights(a.weight)
+        if w.ndim != 2:
+            refuse(f"not yet: weights with {w.ndim} axes instead of 2")
+        return self.b.linear(x, w.T, self.weights(a.bias))
+
+    def _op_conv2d(self, a: Args) -> Value:
+        x, w = self.value(a.input), self.weights(a.weight)
+        if getattr(a, "transposed", False):
+            refuse(build.advice("conv_transpose2d", last=False))
+        if x.rank == w.ndim == 3:
+            return self._conv1d(a, x, w)
+        if x.rank != 4 or w.ndim != 4:
+            refuse("not yet: convolution of anything but (batch, channels, height, width)")
+        stride, dilation = pair(a.stride), pair(a.dilation)
+        pads = build.NO_PAD
+        if a.padding == "same":
+            x = self.b.plain(x)
+            sizes = zip(x.shape[1:], w.shape[2:], stride, dilation, strict=True)
+            (t, d), (left, r) = (build.same_padding(*s, upper=True) for s in sizes)
+            pads = t, left, d, r
+        elif a.padding != "valid":
+            pads = pair(a.padding) * 2
+        return self.b.conv(x, w, self.weights(a.bias), stride, pads, dilation, a.groups)
+
+    _op_convolution = _op_conv2d
+
+    def _conv1d(self, a: Args, x: Value, w: Any) -> Value:
+        """A convolution along one axis is one over an image of height one."""
+        (stride, _), (dilation, _) = pair(a.stride), pair(a.dilation)
+        before = after = 0
+        if a.padding == "same":
+            before, after = build.same_padding(x.shape[1], w.shape[2], stride, dilation, upper=True)
+        elif a.padding != "valid":
+            before = after = pair(a.padding)[0]
+        flat = self.b.unsqueeze(x, [2])
+        pads = 0, before, 0, after
+        y = self.b.conv(
+            flat, w[:, :, None], self.weights(a.bias), (1, stride), pads, (1, dilation), a.groups
+        )
+        return self.b.squeeze(y, [2])
+
+    def _op_conv1d(self, a: Args) -> Value:
+        return self._op_conv2d(a)
+
+    def _batch_norm(self, a: Args) -> Value:
+        if getattr(a, "training", False) or a.running_mean is None or a.running_var is None:
+            refuse(STATISTICS)
+        x = self.value(a.input)
+        mean, var = self.weights(a.running_mean), self.weights(a.running_var)
+        gamma = np.ones_like(mean) if a.weight is None else self.weights(a.weight)
+        beta = np.zeros_like(mean) if a.bias is None else self.weights(a.bias)
+        return self.b.batch_norm(x, gamma, beta, mean, var, a.eps)
+
+    def _op_batch_norm(self, a: Args) -> Value:
+        return self._batch_norm(a)
+
+    def _op__native_batch_norm_legit_no_training(self, a: Args) -> tuple[Value, None, None]:
+        return self._batch_norm(a), None, None
+
+    def _op__native_batch_norm_legit(self, a: Args) -> None:
+        refuse(STATISTICS)
+
+    def _op_layer_norm(self, a: Args) -> Value:
+        x = self.value(a.input)
+        axes = [k + x.rank - len(a.normalized_shape) for k in range(len(a.normalized_shape))]
+        return self.b.layer_norm(x, axes, self.weights(a.weight), self.weights(a.bias), a.eps)
+
+    def _op_native_layer_norm(self, a: Args) -> tuple[Value, None, None]:
+        return self._op_layer_norm(a), None, None
+
+    def _groups(self, x: Value, groups: int, weight: Any, bias: Any, eps: float) -> Value:
+        """Normalise each group of channels, then scale channel by channel."""
+        size = math.prod(x.shape) // groups
+        flat = self.b.reshape(x, (self.b.batch, groups, size))
+        y = self.b.reshape(self.b.layer_norm(flat, [2], None, None, eps), (self.b.batch, *x.shape))
+        if weight is None and bias is None:
+            return y
+        w = np.ones(x.shape[0]) if weight is None else self.weights(weight)
+        return self.b.scale(y, 1, w, np.zeros(x.shape[0]) if bias is None else self.weights(bias))
+
+    def _op_group_norm(self, a: Args) -> Value:
+        return self._groups(self.value(a.input), a.num_groups, a.weight, a.bias, a.eps)
+
+    def _op_native_group_norm(self, a: Args) -> tuple[Value, None, None]:
+        return self._groups(self.value(a.input), a.group, a.weight, a.bias, a.eps), None, None
+
+    def _op_instance_norm(self, a: Args) -> Value:
+        if not a.use_input_stats:
+            return self._batch_norm(a)
+        x = self.value(a.input)
+        return self._groups(x, x.shape[0], a.weight, a.bias, a.eps)
+
+
+class Pools(Operands):
+    """Operators that make one value of many."""
+
+    def _op_avg_pool2d(self, a: Args) -> Value:
+        kernel = pair(a.kernel_size)
+        stride = pair(a.stride) if a.stride else kernel
+        pads: build.Pads = pair(a.padding) * 2
+        override = getattr(a, "divisor_override", None)
+        if override not in (None, math.prod(kernel)):
+            refuse("not yet: a divisor of its own")
+        count = bool(a.count_include_pad) or override is not None
+        return self.b.avg_pool(self.value(a.self), kernel, stride, pads, count, bool(a.ceil_mode))
+
+    def _op_avg_pool1d(self, a: Args) -> Value:
+        return self._flat(a, self._op_avg_pool2d, stride=a.stride or a.kernel_size)
+
+    def _flat(self, a: Args, pool: Callable[[Args], Value], **more: Any) -> Value:
+        """Pooling along one axis as that of an image of height one."""
+        given = vars(a) | more
+        sizes = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1, "output_size": 1}
+        wide = {k: (sizes[k], pair(v)[0]) for k, v in given.items() if k in sizes}
+        x = self.b.unsqueeze(self.value(a.self), [2])
+        return self.b.squeeze(pool(Args(**given | wide | {"self": x})), [2])
+
+    def _op_adaptive_avg_pool2d(self, a: Args) -> Value:
+        size = a.output_size if isinstance(a.output_size, Sequence) else [a.output_size]
+        return self.b.adaptive_pool(self.value(a.self), (size[0], size[-1]))
+
+    _op__adaptive_avg_pool2d = _op_adaptive_avg_pool2d
+
+    def _op_adaptive_avg_pool1d(self, a: Args) -> Value:
+        return self._flat(a, self._op_adaptive_avg_pool2d)
+
+    def _op_max_pool2d(self, a: Args) -> Value:
+        kernel = pair(a.kernel_size)
+        stride = pair(a.stride) if a.stride else kernel
+        x, pads, dilation = self.value(a.self), pair(a.padding) * 2, pair(a.dilation)
+        return self.b.max_pool(x, kernel, stride, pads, dilation, bool(a.ceil_mode))
+
+    def _op_max_pool1d(self, a: Args) -> Value:
+        return self._flat(a, self._op_max_pool2d, stride=a.stride or a.kernel_size)
+
+    def _op_max_pool2d_with_indices(self, a: Args) -> tuple[Value, None]:
+        return self._op_max_pool2d(a), None
+
+    def _op_adaptive_max_pool2d(self, a: Args) -> tuple[Value, None]:
+        x = self.value(a.self)
+        out = pair(a.output_size)
+        if x.rank != 4 or any(s % o for s, o in zip(x.shape[1:], out, strict=True)):
+            refuse(f"not yet: {x.shape[1:]} does not divide evenly into {out}")
+        kernel = (x.shape[1] // out[0], x.shape[2] // out[1])
+        return self.b.max_pool(x, kernel, kernel, build.NO_PAD, (1, 1), False), None
+
+    def _op_adaptive_max_pool1d(self, a: Args) -> tuple[Value, None]:
+        return self._flat(a, lambda wide: self._op_adaptive_max_pool2d(wide)[0]), None
+
+    def _dims(self, a: Args) -> list[int]:
+        dim = getattr(a, "dim", None)
+        dims = [dim] if isinstance(dim, int) else list(dim or ())
+        return dims or refuse("never: over all axes it touches the batch axis (axis 0), name the axes")
+
+    def _op_mean(self, a: Args) -> Value:
+        x, dims = self.value(a.self), self._dims(a)
+        over = sorted({self.b.axis(d, x.rank) for d in dims})
+        if over != list(range(over[0], over[-1] + 1)):
+            return self.b.reduce(x, "mean", dims, bool(a.keepdim))
+        return self.b.mean(x, dims, bool(a.keepdim))
+
+    def _op_sum(self, a: Args) -> Value:
+        return self.b.reduce(self.value(a.self), "sum", self._dims(a), bool(a.keepdim))
+
+    def _op_amax(self, a: Args) -> Value:
+        return self.b.reduce(self.value(a.self), "max", self._dims(a), bool(a.keepdim))
+
+    def _op_amin(self, a: Args) -> Value:
+        return self.b.reduce(self.value(a.self), "min", self._dims(a), bool(a.keepdim))
+
+    def _op_max(self, a: Args) -> Any:
+        if hasattr(a, "other"):
+            return self.b.max_of(self.operand(a.self), self.operand(a.other))
+        x, dims = self.value(a.self), self._dims(a)
+        return self._op_amax(a), self.b.argmax(x, dims[0], bool(a.keepdim))
+
+    def _op_min(self, a: Args) -> Any:
+        if hasattr(a, "other"):
+            return self.b.min_of(self.operand(a.self), self.operand(a.other))
+        x, dims = self.value(a.self), self._dims(a)
+        return self._op_amin(a), self.b.argmax(self.b.multiply(x, -1.0), dims[0], bool(a.keepdim))
+
+    def _op_argmax(self, a: Args) -> Value:
+        return self.b.argmax(self.value(a.self), self._dims(a)[0], bool(a.keepdim))
+
+    def _op_argmin(self, a: Args) -> Value:
+        return self.b.argmax(self.b.multiply(self.value(a.self), -1.0), self._dims(a)[0], bool(a.keepdim))
+
+    def _op_cumsum(self, a: Args) -> Value:
+        return self.b.cumsum(self.value(a.self), a.dim)
+
+    def _op_softmax(self, a: Args, log: bool = False) -> Value | Moved:
+        v = a.self
+        if isinstance(v, Moved) and v.fused:
+            if a.dim % v.rank == 0:
+                self.value(v)
+            y = self.b.softmax(v.value, a.dim % v.rank + 1, log)
+            return Moved(y, 0, v.fused, v.node)
+        x, axis, at = self.one_axis(v, a.dim)
+        return self.shown(self.b.softmax(x, axis, log), at)
+
+    _op__softmax = _op_softmax
+
+    def _op_log_softmax(self, a: Args) -> Value | Moved:
+        return self._op_softmax(a, log=True)
+
+    _op__log_softmax = _op_log_softmax
+
+
+class Activations(Operands):
+    """Functions of one variable."""
+
+    def smooth(self, op: str) -> Callable[[Args], Value]:
+        """The converter of an operator that is a function of functions.py."""
+        return lambda a: self.function(self.value(a.self), SMOOTH[op])
+
+    def function(self, x: Value, name: str) -> Value:
+        """A function, on the range known of its argument where it is not defined everywhere."""
+        return self.b.function(x, name, *self.known.get(x.name, (None, None)))
+
+    def _op_log_sigmoid_forward(self, a: Args) -> tuple[Value, None]:
+        return self.function(self.value(a.self), "log_sigmoid"), None
+
+    def _op_gelu(self, a: Args) -> Value:
+        return self.function(self.value(a.self), "gelu" if a.approximate == "none" else "gelu_tanh")
+
+    def _op_softplus(self, a: Args) -> Value:
+        beta, x = float(a.beta), self.value(a.self)
+        if beta == 1:
+            return self.function(x, "softplus")
+        return self.b.multiply(self.function(self.b.multiply(x, beta), "softplus"), 1.0 / beta)
+
+    def _op_elu(self, a: Args) -> Value:
+        x, alpha, scale, inner = self.value(a.self), float(a.alpha), float(a.scale), float(a.input_scale)
+        below = self.b.function(self.b.multiply(x, inner) if inner != 1 else x, "elu", None, 0.0)
+        below = self.b.multiply(below, alpha) if alpha != 1 else below
+        y = self.b.add(self.b.relu(x), below)
+        return self.b.multiply(y, scale) if scale != 1 else y
+
+    def _op_celu(self, a: Args) -> Value:
+        alpha = float(a.alpha)
+        return self._op_elu(Args(self=a.self, alpha=alpha, scale=1.0, input_scale=1.0 / alpha))
+
+    def _op_log1p(self, a: Args) -> Value:
+        return self.function(self.b.shift(self.value(a.self), 1.0), "log")
+
+    def _op_expm1(self, a: Args) -> Value:
+        return self.b.shift(self.function(self.value(a.self), "exp"), -1.0)
+
+    def _op_glu(self, a: Args) -> Value:
+        x = self.value(a.self)
+        axis = self.b.axis(a.dim, x.rank)
+        half = x.shape[axis - 1] // 2
+        first, second = (self.b.take(x, axis, tuple(range(k, k + half))) for k in (0, half))
+        return self.b.multiply_values(first, self.function(second, "sigmoid"))
+
+    # --- piecewise affine
+
+    def _op_relu(self, a: Args) -> Value:
+        return self.b.relu(self.value(a.self))
+
+    def _op_clamp(self, a: Args) -> Value:
+        low, high = (getattr(a, end, None) for end in ("min", "max"))
+        x = self.value(a.self)
+        low, high = (None if v is None else self.number(v, "a limit") for v in (low, high))
+        if (low, high) == (0, None):
+            return self.b.relu(x)
+        y = self.b.clip(x, low, high)
+        if low is not None and high is not None:
+            self.known[y.name] = low, high
+        return y
+
+    _op_clamp_min = _op_clamp
+    _op_clamp_max = _op_clamp
+
+    def _op_hardtanh(self, a: Args) -> Value:
+        return self._op_clamp(Args(self=a.self, min=a.min_val, max=a.max_val))
+
+    def _op_relu6(self, a: Args) -> Value:
+        return self._op_clamp(Args(self=a.self, min=0.0, max=6.0))
+
+    def _op_leaky_relu(self, a: Args) -> Value:
+        return self.b.leaky_relu(self.value(a.self), float(a.negative_slope))
+
+    def _op_rrelu(self, a: Args) -> Value:
+        if a.training:
+            refuse("never: a random result cannot be agreed on")
+        return self.b.leaky_relu(self.value(a.self), (float(a.lower) + float(a.upper)) / 2)
+
+    def _op_prelu(self, a: Args) -> Value:
+        """``w x + (1 - w) max(x, 0)``: the slopes stay secret."""
+        x, w = self.value(a.self), self.weights(a.weight)
+        if w.size > 1:
+            w = w.reshape(-1, *(1,) * (x.rank - 2))
+        return self.b.add(
+            self.b.mul(x, Const(np.asarray(w))), self.b.mul(self.b.relu(x), Const(np.asarray(1.0 - w)))
+        )
+
+    _op__prelu_kernel = _op_prelu
+
+    def _op_hardsigmoid(self, a: Args) -> Value:
+        return self.b.piecewise(self.value(a.self), (-3.0, 3.0), (0.0, 0.0), (1 / 6, -1 / 6), 0.0, 0.0)
+
+    def _op_hardswish(self, a: Args) -> Value:
+        return self.b.multiply_values(self.value(a.self), self._op_hardsigmoid(a))
+
+    def _op_abs(self, a: Args) -> Value:
+        return self.b.absolute(self.value(a.self))
+
+    def _op_sign(self, a: Args) -> Value:
+        return self.b.sign(self.value(a.self))
+
+    def _op_threshold(self, a: Args) -> Value:
+        at, below = float(a.threshold), float(a.value)
+        return self.b.piecewise(self.value(a.self), (at,), (at - below,), (1.0,), 0.0, below)
+
+    def _op_softshrink(self, a: Args) -> Value:
+        at = float(a.lambd)
+        return self.b.piecewise(self.value(a.self), (-at, at), (0.0, 0.0), (-1.0, 1.0), 1.0, at)
+
+    def _op_hardshrink(self, a: Args) -> Value:
+        at = float(a.lambd)
+        return self.b.piecewise(self.value(a.self), (-at, at), (at, at), (-1.0, 1.0), 1.0, 0.0)
+
+
+class Attention(Operands):
+    """Attention."""
+
+    def masked(self, v: Any, mask: Any, fill: Any) -> Value:
+        """As in :class:`privinfer.graph.torch_ops.Arithmetic`."""
+        raise NotImplementedError
+
+    def _op_scaled_dot_product_attention(self, a: Args) -> Value:
+        q, k, v = (self.value(x) for x in (a.query, a.key, a.value))
+        if a.dropout_p:
+            refuse("never: dropout in training mode is random, call .eval() before the export")
+        if getattr(a, "enable_gqa", False) or not q.rank == k.rank == v.rank > 2:
+            refuse("not yet: attention with different numbers of heads, or without a batch")
+        if self.private(a.attn_mask):
+            refuse("not yet: a mask that depends on private data")
+        scale = 1 / math.sqrt(q.shape[-1]) if a.scale is None else float(a.scale)
+        q = self.b.multiply(q, scale) if scale != 1 else q
+        order = [*range(k.rank - 2), k.rank - 1, k.rank - 2]
+        scores = self.b.matmul_values(q, self.b.transpose(k, order))
+        if a.is_causal:
+            ahead = np.triu(np.ones(scores.shape[-2:], dtype=bool), 1)
+            scores = self.masked(scores, ahead, -math.inf)
+        elif a.attn_mask is not None:
+            scores = self.biased(scores, a.attn_mask)
+        return self.b.matmul_values(self.b.softmax(scores, scores.rank - 1, False), v)
+
+    def biased(self, scores: Value, mask: Any) -> Value:
+        """Scores with a constant mask: booleans of what may be seen, or numbers to add."""
+        if mask.dtype == self.torch.bool:
+            return self.masked(scores, ~mask.detach().cpu().numpy(), -math.inf)
+        numbers = self.const(mask).array
+        hidden = np.isneginf(numbers)
+        if hidden.any():
+            return self.b.add(self.masked(scores, hidden, -math.inf), Const(np.where(hidden, 0.0, numbers)))
+        return self.b.add(scores, Const(numbers))
+
+    _op__scaled_dot_product_flash_attention_for_cpu = None
+
+
+class Recurrent(Operands):
+    """Recurrent layers, one step of time after the other."""
+
+    def _op_lstm(self, a: Args) -> tuple[Any, ...]:
+        return self._unrolled(a, list(a.hx) if hasattr(a, "hx") else [], 4, self._lstm_step)
+
+    def _op_gru(self, a: Args) -> tuple[Any, ...]:
+        return self._unrolled(a, [a.hx] if hasattr(a, "hx") else [], 3, self._gru_step)
+
+    def _op_rnn_tanh(self, a: Args) -> tuple[Any, ...]:
+        return self._unrolled(a, [a.hx] if hasattr(a, "hx") else [], 1, self._rnn_step("tanh"))
+
+    def _op_rnn_relu(self, a: Args) -> tuple[Any, ...]:
+        return self._unrolled(a, [a.hx] if hasattr(a, "hx") else [], 1, self._rnn_step("relu"))
+
+    def _unrolled(self, a: Args, hx: list[Any], gates: int, step: Callable[..., Any]) -> tuple[Any, ...]:
+        if not hasattr(a, "input"):
+            refuse("not yet: packed sequences, whose lengths are private, replace by padding all to one length")
+        x, at = self.seen(a.input)
+        if x.rank != 3 or at != (0 if a.batch_first else 1):
+            refuse(f"{APART}: use batch_first=True")
+        ways = 2 if a.bidirectional else 1
+        each = 4 if a.has_biases else 2
+        params = [self.weights(p) for p in a.params]
+        hidden = params[1].shape[1]
+        if len(params) != each * ways * a.num_layers or params[1].shape[0] != gates * hidden:
+            refuse("not yet: a recurrent layer with projections")
+        last: list[list[Value]] = [[] for _ in hx]
+        for layer in range(a.num_layers):
+            made = []
+            for way in range(ways):
+                k = layer * ways + way
+                own = params[each * k : each * (k + 1)] + [np.zeros(gates * hidden)] * (4 - each)
+                state = [self._initial(h, k, x, hidden) for h in hx]
+                times = range(x.shape[0])[:: -1 if way else 1]
+                states = self._run(x, own, state, times, step)
+                made.append(self._rows([s[0] for s in states][:: -1 if way else 1]))
+                for kept, value in zip(last, states[-1], strict=True):
+                    kept.append(value)
+            x = self.b.concat(made, 2) if ways > 1 else made[0]
+        ends = [Moved(self._rows(values), 1, 0, self.label()) for values in last]
+        return self.shown(x, at), *ends
+
+    def _rows(self, values: Sequence[Value]) -> Value:
+        rows = [self.b.unsqueeze(v, [1]) for v in values]
+        return self.b.concat(rows, 1) if len(rows) > 1 else rows[0]
+
+    def _initial(self, h: Any, k: int, x: Value, hidden: int) -> Value | None:
+        """One layer's initial state; None where the code itself makes it zero."""
+        if self.private(h):
+            y, at = self.seen(h)
+            if at != 1:
+                refuse(APART)
+            return self.b.reshape(self.b.take(y, 1, (k,)), (self.b.batch, hidden))
+        if id(h) in self.public and not h.any():
+            return None
+        rows = self.weights(h)[k]
+        if (rows != rows[:1]).any():
+            refuse("never: the initial state differs along the batch axis")
+        return self.constant_like(x, Const(rows[0]), (hidden,))
+
+    def _run(
+        self,
+        x: Value,
+        params: Sequence[Any],
+        state: list[Value | None],
+        times: Sequence[int],
+        step: Callable[..., Any],
+    ) -> list[list[Value]]:
+        w, u, b, c = params
+        gates, inner = self._order(w, u, b, c, step)
+        ahead = self.b.linear(x, *gates)  # what comes from outside, for all times at once
+        states: list[Any] = []
+        for t in times:
+            pre = self.b.take(ahead, 1, (t,)) if len(times) > 1 else ahead
+            pre = self.b.reshape(pre, (self.b.batch, ahead.shape[1]))
+            state = step(pre, inner, *state)
+            states.append(state)
+        return states
+
+    def _order(self, w: Any, u: Any, b: Any, c: Any, step: Callable[..., Any]) -> tuple[Any, Any]:
+        """Weights and bias of what comes from outside, and of what comes from the state before."""
+        if step == self._lstm_step:  # the three that take a sigmoid side by side
+            w, u, b, c = (v.reshape(4, -1, *v.shape[1:])[[0, 1, 3, 2]].reshape(v.shape) for v in (w, u, b, c))
+        if step == self._gru_step:
+            return (w.T, b), (u.T, c)
+        return (w.T, b + c), (u.T, None)
+
+    def _part(self, x: Value, k: int, size: int, count: int = 1) -> Value:
+        return self.b.take(x, 1, tuple(range(k * size, (k + count) * size)))
+
+    def _lstm_step(self, pre: Value, inner: Any, h: Value | None, c: Value | None) -> list[Value]:
+        size = pre.shape[0] // 4
+        if h is not None:
+            pre = self.b.add(pre, self.b.linear(h, *inner))
+        three = self.function(self._part(pre, 0, size, 3), "sigmoid")
+        fresh = self.function(self._part(pre, 3, size), "tanh")
+        c_new = self.b.multiply_values(self._part(three, 0, size), fresh)
+        if c is not None:
+            c_new = self.b.add(self.b.multiply_values(self._part(three, 1, size), c), c_new)
+        return [self.b.multiply_values(self._part(three, 2, size), self.function(c_new, "tanh")), c_new]
+
+    def _gru_step(self, pre: Value, inner: Any, h: Value | None) -> list[Value]:
+        size = pre.shape[0] // 3
+        if h is None:  # r * bias, with the bias as secret as it is
+            gate = self.b.scale(self._part(pre, 0, size, 2), 1, 1.0, inner[1][: 2 * size])
+            two = self.function(gate, "sigmoid")
+            kept = self.b.scale(self._part(two, 0, size), 1, inner[1][2 * size :], 0.0)
+        else:
+            own = self.b.linear(h, *inner)
+            two = self.function(
+                self.b.add(self._part(pre, 0, size, 2), self._part(own, 0, size, 2)), "sigmoid"
+            )
+            kept = self.b.multiply_values(self._part(two, 0, size), self._part(own, 2, size))
+        fresh = self.function(self.b.add(self._part(pre, 2, size), kept), "tanh")
+        z = self._part(two, 1, size)
+        if h is None:
+            return [self.b.add(fresh, self.b.multiply_values(z, fresh), sign=-1.0)]
+        return [self.b.add(fresh, self.b.multiply_values(z, self.b.add(h, fresh, sign=-1.0)))]
+
+    def _rnn_step(self, name: str) -> Callable[..., Any]:
+        def step(pre: Value, inner: Any, h: Value | None) -> list[Value]:
+            if h is not None:
+                pre = self.b.add(pre, self.b.linear(h, *inner))
+            return [self.b.relu(pre) if name == "relu" else self.function(pre, "tanh")]
+
+        return step
+
+    def function(self, x: Value, name: str) -> Value:
+        """As in :class:`Activations`."""
+        raise NotImplementedError

@@ -1,0 +1,617 @@
+"""ATen operators that move, join and combine values; :mod:`privinfer.graph.torch_layers` has the rest.
+
+A method ``_op_NAME`` converts the operator ``aten.NAME``; its argument holds that operator's arguments by the
+names of its schema, and in `out` the shape torch gives to the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from privinfer.errors import ModelUnsupported
+from privinfer.graph import build
+from privinfer.graph.build import Const, Value, refuse
+
+if TYPE_CHECKING:
+    from privinfer.graph import ir
+
+Args = SimpleNamespace
+
+APART = "never: it touches the batch axis (axis 0), samples have to stay apart"
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A private value whose batch torch has elsewhere than in front.
+
+    Attributes
+    ----------
+    value : Value
+        The same value, batch first.
+    at : int
+        The axis that holds the batch.
+    fused : int
+        How many positions of the value's first axis share that axis with it, which is then axis 0; else 0.
+    node : str
+        What brought it there, for messages.
+    """
+
+    value: Value
+    at: int
+    fused: int
+    node: str
+
+    @property
+    def rank(self) -> int:
+        """Number of axes as torch counts them."""
+        return self.value.rank - (1 if self.fused else 0)
+
+
+class Operands:
+    """What all converters need: the builder, and what becomes of constants."""
+
+    def __init__(self, torch: Any, builder: build.Builder) -> None:
+        self.torch = torch
+        self.b = builder
+        self.node = ("", "")
+        self.public: set[int] = set()  # ids of tensors that the code itself makes
+        self.known: dict[str, tuple[float, float]] = {}  # ranges that follow from the code
+
+    def const(self, v: Any) -> Const:
+        """Give a tensor, which is secret, or a Python number, which is public."""
+        if isinstance(v, self.torch.Tensor):
+            if v.is_quantized or v.is_complex() or v.layout is not self.torch.strided:
+                refuse("not yet: quantised, complex or sparse weights, export floating-point weights")
+            if v.dtype in (self.torch.int8, self.torch.uint8):
+                refuse(f"not yet: weights of type {v.dtype}, export the model with floating-point weights")
+            return Const(v.detach().cpu().to(self.torch.float64).numpy(), public=id(v) in self.public)
+        if isinstance(v, bool) or not isinstance(v, int | float):
+            refuse(f"not yet: an operand of type {type(v).__name__}")
+        return Const(np.asarray(float(v)), public=True)
+
+    def operand(self, v: Any) -> Value | Const:
+        """Give a private value or a constant."""
+        return self.value(v) if isinstance(v, Value | Moved) else self.const(v)
+
+    def value(self, v: Any) -> Value:
+        """Give a private value with its batch in front."""
+        if isinstance(v, Moved):
+            raise ModelUnsupported(f"{v.node}: {APART}")
+        return v if isinstance(v, Value) else refuse("not yet: a constant where a private value belongs")
+
+    def private(self, *vs: Any) -> bool:
+        """Whether all of them are private values."""
+        return all(isinstance(v, Value | Moved) for v in vs)
+
+    def weights(self, v: Any) -> Any:
+        """Give a constant tensor as float64 weights."""
+        if self.private(v):
+            refuse("not yet: weights that are private values")
+        if isinstance(v, self.torch.Tensor) and not v.is_quantized and not v.is_floating_point():
+            refuse(f"not yet: weights of type {v.dtype}, export the model with floating-point weights")
+        return None if v is None else self.b.weights(self.const(v))
+
+    def number(self, v: Any, what: str) -> float:
+        """Give a number that stands in the code."""
+        if isinstance(v, self.torch.Tensor) and v.numel() == 1 and id(v) in self.public:
+            v = v.item()
+        if isinstance(v, bool) or not isinstance(v, int | float):
+            refuse(f"not yet: {what} that is no number in the code")
+        return float(v)
+
+    def times(self, v: Any, factor: float) -> Value | Const:
+        """Operand times a Python number."""
+        if factor == 1:
+            return self.operand(v)
+        if isinstance(v, Value | Moved):
+            return self.b.multiply(self.value(v), float(factor))
+        c = self.const(v)
+        return Const(c.array * float(factor), c.public)
+
+    def seen(self, v: Any) -> tuple[Value, int]:
+        """A value and the axis at which torch has its batch."""
+        if isinstance(v, Moved) and not v.fused:
+            return v.value, v.at
+        return self.value(v), 0
+
+    def shown(self, x: Value, at: int) -> Value | Moved:
+        """Inverse of :meth:`seen`."""
+        return Moved(x, at, 0, self.label()) if at else x
+
+    def label(self) -> str:
+        """The node at hand, for messages."""
+        return f"node {build.printable(self.node[0])!r} ({build.printable(self.node[1])})"
+
+    def axis(self, dim: int, rank: int, at: int) -> int:
+        """Axis of the value in the builder's count; the batch is refused."""
+        if not -rank <= dim < rank:
+            refuse(f"there is no axis {dim} in a value of {rank} axes")
+        dim %= rank
+        return 0 if dim == at else dim + 1 if dim < at else dim
+
+    def one_axis(self, v: Any, dim: int) -> tuple[Value, int, int]:
+        """A value, the builder's count of one of its axes, which is not the batch, and the batch's place."""
+        x, at = self.seen(v)
+        axis = self.axis(dim, x.rank, at)
+        return x, self.b.axis(axis, x.rank), at
+
+    def constant_like(self, x: Value, c: Const, shape: Sequence[int]) -> Value:
+        """A constant of one sample's `shape` as a value: nothing of x, plus the constant."""
+        size = math.prod(shape)
+        flat = self.b.reshape(x, (self.b.batch, math.prod(x.shape)))
+        nothing = self.b.take(flat, 1, (-1,) * size)
+        array = self.b.weights(c)
+        full = np.broadcast_to(array, (self.b.batch, *shape)).reshape(self.b.batch, -1)
+        if (full != full[:1]).any():
+            refuse("never: the constant differs along the batch axis (axis 0)")
+        y = self.b.add(nothing, Const(full[0], c.public))
+        return self.b.reshape(y, (self.b.batch, *shape))
+
+
+class Shapes(Operands):
+    """Operators that only move values about."""
+
+    def _reshape(self, a: Args) -> Value | Moved:
+        v, to = a.self, tuple(int(d) for d in a.out)
+        batch = self.b.batch
+        if isinstance(v, Moved) and v.fused:
+            x = v.value
+            if to and to[0] == batch * x.shape[0] and (to[0] != batch or x.shape[0] == 1):
+                y = self.b.reshape(x, (batch, x.shape[0], *to[1:]))
+                return Moved(y, 0, v.fused, v.node)
+            return self.b.reshape(x, self._unfused(to))
+        x, at = self.seen(v)
+        if at:
+            before = math.prod(x.shape[:at])
+            for q, d in enumerate(to):
+                if d == batch and math.prod(to[:q]) == before:
+                    rest = to[:q] + to[q + 1 :]
+                    return self.shown(self.b.reshape(x, (batch, *rest)), q)
+            self.value(v)
+        if to and to[0] != batch and to[0] % batch == 0 and math.prod(to) == batch * math.prod(x.shape):
+            return Moved(self.b.reshape(x, (batch, to[0] // batch, *to[1:])), 0, to[0] // batch, self.label())
+        return self.b.reshape(x, to)
+
+    def _unfused(self, to: tuple[int, ...]) -> tuple[int, ...]:
+        return to
+
+    def _op_permute(self, a: Args) -> Value | Moved:
+        v = a.self
+        if isinstance(v, Moved) and v.fused:
+            order = [d % v.rank for d in a.dims]
+            if order[0] != 0:
+                self.value(v)
+            return replace(v, value=self.b.transpose(v.value, [0, 1, *(d + 1 for d in order[1:])]))
+        x, at = self.seen(v)
+        if sorted(d % x.rank for d in a.dims) != list(range(x.rank)):
+            refuse(f"{tuple(a.dims)} is no order of {x.rank} axes")
+        order = [self.axis(d, x.rank, at) for d in a.dims]
+        to = order.index(0)
+        return self.shown(self.b.transpose(x, [0, *(k for k in order if k)]), to)
+
+    def _swap(self, v: Any, one: int, other: int) -> Value | Moved:
+        rank = v.rank if isinstance(v, Value | Moved) else 0
+        if not (-rank <= one < rank and -rank <= other < rank):
+            refuse(f"there is no axis {one} or {other} in a value of {rank} axes")
+        order = list(range(rank))
+        order[one], order[other] = order[other], order[one]
+        return self._op_permute(Args(self=v, dims=order))
+
+    def _op_transpose(self, a: Args) -> Value | Moved:
+        return self._swap(a.self, a.dim0, a.dim1)
+
+    def _op_t(self, a: Args) -> Value | Moved:
+        return self._swap(a.self, 0, -1)
+
+    def _op_squeeze(self, a: Args) -> Value | Moved:
+        dim = getattr(a, "dim", None)
+        if dim is None:
+            refuse("never: without axes it may touch the batch axis (axis 0), name the axes")
+        x, at = self.seen(a.self)
+        dims = sorted({d % x.rank for d in ([dim] if isinstance(dim, int) else dim)})
+        axes = [self.b.axis(self.axis(d, x.rank, at), x.rank) for d in dims]
+        gone = sum(1 for d, k in zip(dims, axes, strict=True) if d < at and x.shape[k - 1] == 1)
+        return self.shown(self.b.squeeze(x, axes), at - gone)
+
+    def _op_unsqueeze(self, a: Args) -> Value | Moved:
+        x, at = self.seen(a.self)
+        dim = a.dim % (x.rank + 1)
+        if dim <= at:  # the batch moves on
+            y = self.b.reshape(x, (self.b.batch, *x.shape[:dim], 1, *x.shape[dim:]))
+            return self.shown(y, at + 1)
+        return self.shown(self.b.unsqueeze(x, [dim]), at)
+
+    def _op_expand(self, a: Args) -> Value | Moved:
+        v, to = a.self, tuple(int(d) for d in a.out)
+        if isinstance(v, Moved):
+            full = (*v.value.shape[: v.at], self.b.batch, *v.value.shape[v.at :])
+            if v.fused:
+                full = (self.b.batch * v.fused, *v.value.shape[1:])
+            return v if to == full else self.value(v)
+        x = self.value(v)
+        if to == (self.b.batch, *x.shape):
+            return x
+        if len(to) != x.rank or to[0] != self.b.batch:
+            refuse(APART)
+        return self.b.expand(x, to)
+
+    def _op_repeat(self, a: Args) -> Value:
+        x, counts = self.value(a.self), [int(r) for r in a.repeats]
+        if len(counts) != x.rank or counts[0] != 1:
+            refuse(APART)
+        for k, count in enumerate(counts):
+            if count > 1:
+                x = self.b.take(x, k, tuple(range(x.shape[k - 1])) * count)
+        return x
+
+    def _cut(self, v: Any, dim: int, indices: Sequence[int]) -> Value | Moved:
+        """Parts of one axis."""
+        x, at = self.seen(v)
+        axis = self.axis(dim, x.rank, at)
+        size = self.b.batch if axis == 0 else x.shape[axis - 1]
+        if list(indices) == list(range(size)):
+            return self.shown(x, at)
+        if not indices:
+            refuse("not yet: an empty part of a value")
+        return self.shown(self.b.take(x, self.b.axis(axis, x.rank), tuple(indices)), at)
+
+    def _size(self, v: Any, dim: int) -> int:
+        x, at = self.seen(v)
+        axis = self.axis(dim, x.rank, at)
+        return x.shape[axis - 1] if axis else self.b.batch
+
+    def _op_slice(self, a: Args) -> Value | Moved:
+        taken = range(self._size(a.self, a.dim))[slice(a.start, a.end, a.step)]
+        return self._cut(a.self, a.dim, taken)
+
+    def _op_narrow(self, a: Args) -> Value | Moved:
+        size = self._size(a.self, a.dim)
+        start = int(self.number(a.start, "a start")) % size
+        return self._cut(a.self, a.dim, range(start, start + a.length))
+
+    def _op_select(self, a: Args) -> Value | Moved:
+        x, axis, at = self.one_axis(a.self, a.dim)
+        y = self.b.take(x, axis, (a.index % x.shape[axis - 1],)) if x.shape[axis - 1] > 1 else x
+        y = self.b.reshape(y, (self.b.batch, *x.shape[: axis - 1], *x.shape[axis:]))
+        return self.shown(y, at - 1 if a.dim % x.rank < at else at)
+
+    def _op_unbind(self, a: Args) -> list[Value | Moved]:
+        x, axis, _ = self.one_axis(a.self, a.dim)
+        return [
+            self._op_select(Args(self=a.self, dim=a.dim, index=k)) for k in range(x.shape[axis - 1])
+        ]
+
+    def _op_split(self, a: Args) -> list[Value | Moved]:
+        given = a.split_sizes if hasattr(a, "split_sizes") else a.split_size
+        total = self._size(a.self, a.dim)
+        if isinstance(given, int):
+            given = [min(given, total - k) for k in range(0, total, given)]
+        ends = np.cumsum(given).tolist()
+        return [self._cut(a.self, a.dim, range(e - n, e)) for n, e in zip(given, ends, strict=True)]
+
+    _op_split_with_sizes = _op_split
+
+    def _op_chunk(self, a: Args) -> list[Value | Moved]:
+        size = -(-self._size(a.self, a.dim) // a.chunks)
+        return self._op_split(Args(self=a.self, split_size=size, dim=a.dim))
+
+    def _integers(self, v: Any) -> list[int]:
+        if not isinstance(v, self.torch.Tensor) or v.is_floating_point() or v.ndim > 1:
+            refuse("never: which values are taken would depend on private data")
+        return [int(k) for k in v.reshape(-1).tolist()]
+
+    def _op_index_select(self, a: Args) -> Value | Moved:
+        size = self._size(a.self, a.dim)
+        return self._cut(a.self, a.dim, [k % size for k in self._integers(a.index)])
+
+    def _op_index(self, a: Args) -> Value | Moved:
+        used = [k for k, index in enumerate(a.indices) if index is not None]
+        if len(used) != 1 or (
+            isinstance(a.indices[used[0]], self.torch.Tensor) and a.indices[used[0]].dtype == self.torch.bool
+        ):
+            refuse("not yet: indices along more than one axis, or a mask")
+        return self._op_index_select(Args(self=a.self, dim=used[0], index=a.indices[used[0]]))
+
+    def _op_flip(self, a: Args) -> Value | Moved:
+        v = a.self
+        for dim in a.dims:
+            v = self._cut(v, dim, range(self._size(v, dim))[::-1])
+        return v  # type: ignore[no-any-return]
+
+    def _op_roll(self, a: Args) -> Value | Moved:
+        v = a.self
+        if not a.dims:
+            refuse(APART)
+        for shift, dim in zip(a.shifts, a.dims, strict=True):
+            size = self._size(v, dim)
+            v = self._cut(v, dim, [(k - shift) % size for k in range(size)])
+        return v  # type: ignore[no-any-return]
+
+    def _op_cat(self, a: Args) -> Value:
+        parts = [self.operand(x) for x in a.tensors]
+        (first, *_) = values = [x for x in parts if isinstance(x, Value)]
+        if len(values) < len(parts):
+            axis = self.b.axis(a.dim, first.rank)
+            full = [
+                p if isinstance(p, Value) else self.constant_like(first, p, p.array.shape[1:])
+                if p.array.ndim == first.rank and p.array.shape[0] in (1, self.b.batch)
+                else refuse("not yet: concatenation with a constant of other axes")
+                for p in parts
+            ]
+            return self.b.concat(full, axis)
+        return self.b.concat(parts, a.dim)
+
+    def _op_stack(self, a: Args) -> Value | Moved:
+        parts = [self._op_unsqueeze(Args(self=x, dim=a.dim)) for x in a.tensors if self.private(x)]
+        if len(parts) < len(a.tensors):
+            refuse("not yet: a stack of values and constants")
+        ats = {p.at if isinstance(p, Moved) else 0 for p in parts}
+        if len(ats) > 1:
+            refuse(APART)
+        x, at = self.seen(parts[0])
+        axis = self.axis(a.dim, x.rank, at)
+        return self.shown(self.b.concat([self.seen(p)[0] for p in parts], axis), at)
+
+    def _op_pad(self, a: Args) -> Value:
+        x = self.value(a.self)
+        if getattr(a, "mode", "constant") != "constant":
+            refuse("not yet: padding other than with zeros")
+        pairs = list(zip(a.pad[::2], a.pad[1::2], strict=True))[::-1]
+        pairs = [(0, 0)] * (x.rank - len(pairs)) + pairs
+        return self.b.pad(x, [p[0] for p in pairs], [p[1] for p in pairs], float(a.value or 0))
+
+    _op_constant_pad_nd = _op_pad
+
+    def _op_upsample_nearest2d(self, a: Args) -> Value:
+        x = self.value(a.self if hasattr(a, "self") else a.input)
+        for axis in range(2, x.rank):
+            size, want = x.shape[axis - 1], a.out[axis]
+            line = self.torch.arange(size, dtype=self.torch.float64).reshape(1, 1, size)
+            near = self.torch.nn.functional.interpolate(line, want, mode="nearest")
+            if size != want:
+                x = self.b.take(x, axis, tuple(int(k) for k in near.reshape(-1).tolist()))
+        return x
+
+    _op_upsample_nearest1d = _op_upsample_nearest2d
+
+    def _op_zeros_like(self, a: Args, value: float = 0.0) -> Any:
+        made = self.torch.full(a.out, float(value))
+        self.public.add(id(made))
+        return made
+
+    def _op_ones_like(self, a: Args) -> Any:
+        return self._op_zeros_like(a, 1.0)
+
+    def _op_full_like(self, a: Args) -> Any:
+        return self._op_zeros_like(a, self.number(a.fill_value, "a value to fill with"))
+
+    def _op_new_zeros(self, a: Args) -> Any:
+        return self._op_zeros_like(a)
+
+
+class Arithmetic(Operands):
+    """Operators on one or two values, elementwise or between matrices."""
+
+    def _op_add(self, a: Args) -> Value:
+        return self.b.add(self.operand(a.self), self.times(a.other, getattr(a, "alpha", 1)))
+
+    def _op_sub(self, a: Args) -> Value:
+        return self.b.add(self.operand(a.self), self.times(a.other, getattr(a, "alpha", 1)), sign=-1.0)
+
+    def _op_rsub(self, a: Args) -> Value:
+        return self.b.add(self.operand(a.other), self.times(a.self, a.alpha), sign=-1.0)
+
+    def _op_mul(self, a: Args) -> Value:
+        if self.private(a.self, a.other):
+            return self.b.multiply_values(self.value(a.self), self.value(a.other))
+        return self.b.mul(self.operand(a.self), self.operand(a.other))
+
+    def _op_square(self, a: Args) -> Value:
+        x = self.value(a.self)
+        return self.b.multiply_values(x, x)
+
+    def _op_div(self, a: Args) -> Value:
+        if getattr(a, "rounding_mode", None) is not None:
+            refuse("not yet: division with rounding")
+        if self.private(a.other):
+            x, y = self.operand(a.self), self.value(a.other)
+            inverse = self.function(y, "reciprocal")
+            return self.b.multiply_values(x, inverse) if isinstance(x, Value) else self.b.mul(x, inverse)
+        return self.b.div(self.operand(a.self), self.operand(a.other))
+
+    def function(self, x: Value, name: str) -> Value:
+        """A function, on the range known of its argument where it is not defined everywhere."""
+        return self.b.function(x, name, *self.known.get(x.name, (None, None)))
+
+    def _op_neg(self, a: Args) -> Value:
+        return self.b.multiply(self.value(a.self), -1.0)
+
+    def _op_pow(self, a: Args) -> Value:
+        if not self.private(a.self):
+            refuse("not yet: a constant to the power of a private value")
+        x, power = self.value(a.self), self.number(a.exponent, "an exponent")
+        if power == 1:
+            return x
+        if power in (2, 3, 4):
+            square = self.b.multiply_values(x, x)
+            return square if power == 2 else self.b.multiply_values(square, x if power == 3 else square)
+        name = {0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}.get(power)
+        return self.function(x, name) if name else refuse(f"not yet: the power {power:g}")
+
+    def _op_addmm(self, a: Args) -> Value:
+        y = self._product(a.mat1, a.mat2)
+        y = self.b.multiply(y, float(a.alpha)) if a.alpha != 1 else y
+        return self.b.add(y, self.times(a.self, a.beta))
+
+    def _product(self, x: Any, y: Any) -> Value:
+        if self.private(x, y):
+            left, right = self.value(x), self.value(y)
+            if left.rank != right.rank or left.rank < 3:
+                refuse(f"not yet: the product of private values with {left.rank} and {right.rank} axes")
+            return self.b.matmul_values(left, right)
+        if self.private(x):
+            return self.b.matmul(self.value(x), self.weights(y))
+        w, right = self.weights(x), self.value(y)
+        if w.ndim != 2 or right.rank < 3:
+            refuse("not yet: a constant left operand but a matrix, replace by x @ w")
+        turned = self._turned(right)
+        return self._turned(self.b.linear(turned, w.T))
+
+    def _turned(self, x: Value) -> Value:
+        return self.b.transpose(x, [*range(x.rank - 2), x.rank - 1, x.rank - 2])
+
+    def _op_matmul(self, a: Args) -> Value:
+        return self._product(a.self, a.other)
+
+    def _op_mm(self, a: Args) -> Value:
+        return self._product(a.self, a.mat2)
+
+    def _op_bmm(self, a: Args) -> Value | Moved:
+        x, y = a.self, a.mat2
+        if isinstance(x, Moved) and isinstance(y, Moved) and x.fused == y.fused > 0:
+            return replace(x, value=self.b.matmul_values(x.value, y.value))
+        return self._product(x, y)
+
+    def _op_dot(self, a: Args) -> Value:
+        refuse("never: it sums over the batch axis (axis 0)")
+
+    def _op_einsum(self, a: Args) -> Value:
+        spec = a.equation.replace(" ", "")
+        if "." in spec or spec.count("->") != 1 or len(a.tensors) != 2:
+            refuse("not yet: einsum of anything but two operands with written axes and result")
+        terms, result = spec.split("->")
+        left, right = terms.split(",")
+        x, y = a.tensors
+        if not self.private(x):
+            x, y, left, right = y, x, right, left
+        if any(len(set(t)) < len(t) for t in (left, right, result)) or left[0] != result[0]:
+            refuse(f"not yet: einsum {spec!r}: the batch has to stay in front, no letter may come twice")
+        if self.private(x, y):
+            return self._einsum_values(self.value(x), self.value(y), left, right, result)
+        value, w = self.value(x), self.weights(y)
+        summed = [c for c in left if c in right]
+        kept = [c for c in left if c not in right]
+        new = [c for c in right if c not in left]
+        if set(summed) & set(result) or set(result) != {*kept, *new}:
+            refuse(f"not yet: einsum {spec!r}, replace by matmul")
+        sizes = dict(zip(left, (self.b.batch, *value.shape), strict=True)) | dict(
+            zip(right, w.shape, strict=True)
+        )
+        rows, columns = (math.prod(sizes[c] for c in part) for part in (summed, new))
+        value = self.b.transpose(value, [left.index(c) for c in (*kept, *summed)])
+        value = self.b.reshape(value, (*(sizes[c] for c in kept), rows))
+        w = w.transpose([right.index(c) for c in (*summed, *new)]).reshape(rows, columns)
+        value = self.b.reshape(self.b.linear(value, w), tuple(sizes[c] for c in (*kept, *new)))
+        return self.b.transpose(value, [[*kept, *new].index(c) for c in result])
+
+    def _einsum_values(self, x: Value, y: Value, left: str, right: str, result: str) -> Value:
+        if right[0] != result[0]:
+            refuse(APART)
+        both = [c for c in left if c in right and c in result]
+        summed = [c for c in left if c in right and c not in result]
+        rows = [c for c in left if c not in right]
+        columns = [c for c in right if c not in left]
+        if not summed or set(result) != {*both, *rows, *columns}:
+            refuse(f"not yet: einsum '{left},{right}->{result}', replace by matmul")
+        sizes = dict(zip(left, (self.b.batch, *x.shape), strict=True))
+        sizes |= dict(zip(right, (self.b.batch, *y.shape), strict=True))
+        front = tuple(sizes[c] for c in both)
+        m, k, n = (math.prod(sizes[c] for c in part) for part in (rows, summed, columns))
+        x = self.b.transpose(x, [left.index(c) for c in (*both, *rows, *summed)])
+        y = self.b.transpose(y, [right.index(c) for c in (*both, *summed, *columns)])
+        z = self.b.matmul_values(self.b.reshape(x, (*front, m, k)), self.b.reshape(y, (*front, k, n)))
+        z = self.b.reshape(z, (*front, *(sizes[c] for c in (*rows, *columns))))
+        return self.b.transpose(z, [[*both, *rows, *columns].index(c) for c in result])
+
+    # --- comparisons and choices
+
+    def _compare(self, a: Args, how: str) -> Any:
+        x = a.self
+        if isinstance(a.other, int | float) and math.isinf(a.other):
+            always = {"gt": a.other < 0, "ge": a.other < 0, "lt": a.other > 0, "le": a.other > 0}
+            made = self.torch.full(a.out, always.get(how, how == "ne"), dtype=self.torch.bool)
+            self.public.add(id(made))
+            return made
+        return self.b.compare(self.operand(x), self.operand(a.other), how)
+
+    def _op_gt(self, a: Args) -> Any:
+        return self._compare(a, "gt")
+
+    def _op_ge(self, a: Args) -> Any:
+        return self._compare(a, "ge")
+
+    def _op_lt(self, a: Args) -> Any:
+        return self._compare(a, "lt")
+
+    def _op_le(self, a: Args) -> Any:
+        return self._compare(a, "le")
+
+    def _op_eq(self, a: Args) -> Any:
+        if isinstance(a.other, int | float) and math.isinf(a.other):
+            return self._compare(a, "eq")
+        refuse("not yet: equality of private values, replace by >= and <=")
+
+    def _op_logical_not(self, a: Args) -> Value:
+        return self.b.add(Const(np.asarray(1.0), True), self.value(a.self), sign=-1.0)
+
+    def _op_maximum(self, a: Args) -> Value:
+        return self.b.max_of(self.operand(a.self), self.operand(a.other))
+
+    def _op_minimum(self, a: Args) -> Value:
+        return self.b.min_of(self.operand(a.self), self.operand(a.other))
+
+    def _mask(self, v: Any) -> Any:
+        """A constant mask as booleans."""
+        if not isinstance(v, self.torch.Tensor) or v.dtype != self.torch.bool:
+            refuse("not yet: a mask that is no tensor of booleans")
+        return v.detach().cpu().numpy()
+
+    def _op_where(self, a: Args) -> Any:
+        if self.private(a.condition):
+            return self.b.where(self.value(a.condition), self.operand(a.self), self.operand(a.other))
+        mask = self._mask(a.condition)
+        if id(a.condition) in self.public and (mask.all() or not mask.any()):
+            return a.self if mask.all() else a.other
+        first = self.masked(a.self, ~mask, 0.0) if self.private(a.self) else None
+        second = self.masked(a.other, mask, 0.0) if self.private(a.other) else None
+        if first is not None and second is not None:
+            return self.b.add(first, second)
+        constant = self.const(a.other if first is not None else a.self).array
+        chosen = mask if first is None else ~mask
+        x = a.self if first is not None else a.other
+        return self.masked(x, chosen, constant)
+
+    def _op_masked_fill(self, a: Args) -> Value:
+        if self.private(a.mask):
+            x = self.operand(a.self)
+            fill = self.number(a.value, "a value to fill with")
+            return self.b.where(self.value(a.mask), self.const(max(fill, -MASKED)), x)
+        return self.masked(a.self, self._mask(a.mask), self.const(a.value).array)
+
+    def masked(self, v: Any, mask: Any, fill: Any) -> Value:
+        """A value with a constant in the place of some of its entries: they stay as secret as weights."""
+        x = self.value(v)
+        fill = np.where(np.isneginf(fill), -MASKED, fill)
+        keep = Const(np.asarray(1.0 - mask))
+        return self.b.add(self.b.mul(x, keep), Const(np.asarray(mask * fill, dtype=np.float64)))
+
+
+# What stands for minus infinity in front of a softmax, whose largest argument has to lie 20 above.
+MASKED = 1024.0
+
+
+def pair(v: Any) -> tuple[int, int]:
+    """One size for both axes, or one for each."""
+    sizes = list(v) if isinstance(v, Sequence) else [v]
+    if len(sizes) not in (1, 2):
+        refuse(f"{len(sizes)} window sizes instead of 2")
+    return int(sizes[0]), int(sizes[-1])
+
+
+Convert = Callable[[Args], Any]

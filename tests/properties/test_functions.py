@@ -1,0 +1,142 @@
+"""Functions under `mpc`, end to end: how far they are from the truth, over their whole range."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privinfer.errors import PrecisionError
+from privinfer.graph import functions, ir, reference
+from privinfer.graph.ranges import declare
+from tests.support.bounds import output_errors, output_float_errors
+from tests.support.simulate import simulate
+
+ROWS, WIDTH = 1000, 1000  # a million points
+SLOPES = {
+    "sigmoid": (0.0, 0.0),
+    "tanh": (0.0, 0.0),
+    "erf": (0.0, 0.0),
+    "gelu": (0.0, 1.0),
+    "silu": (0.0, 1.0),
+    "softplus": (0.0, 1.0),
+}
+
+
+def curve(name: str, low: float, high: float, error: float, reach: float | None = None) -> ir.Model:
+    """One function of an input on [low, high]; with `reach` its table ends there and it has to clamp."""
+    ends = (-reach, reach) if reach else (low, high)
+    left, right = SLOPES.get(name, (None, None))
+    op = ir.Function(name, *ends, error, left, right)
+    node = ir.Node("y", op, ("x",))
+    return declare(
+        ir.Model(ir.Architecture((ir.Input("x", (WIDTH,), low, high),), (node,), (ir.Output("y", "y"),)), {})
+    )
+
+
+def stray(model: ir.Model, rows: int) -> tuple[ir.Array, ir.Array]:
+    """Values and errors at evenly spaced points of the range, ends included."""
+    source = model.architecture.inputs[0]
+    x = {"x": np.linspace(source.low, source.high, rows * WIDTH).reshape(rows, WIDTH)}
+    wanted = reference.run(model, x)["y"]
+    got = [simulate(model, {"x": x["x"][k : k + 100]}).outputs["y"] for k in range(0, rows, 100)]
+    return wanted, np.abs(np.concatenate(got) - wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "gelu", "silu", "erf"])
+def test_absolute_error_on_a_million_points(name: str) -> None:
+    model = curve(name, -8.0, 8.0, 5e-5)
+    _, error = stray(model, ROWS)
+    bound = float(output_errors(model)["y"].max())
+    assert error.max() <= bound <= 10 * error.max()
+    assert error.max() <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("exp", -4.0, 4.0), ("reciprocal", 0.5, 256.0), ("rsqrt", 0.5, 256.0)]
+)
+def test_relative_error_on_a_million_points(name: str, low: float, high: float) -> None:
+    model = curve(name, low, high, 5e-5)
+    wanted, error = stray(model, ROWS)
+    bound = float(output_errors(model)["y"].max())
+    assert error.max() <= bound <= 10 * error.max()
+    assert (error / np.abs(wanted)).max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_clamped_functions_far_out(name: str) -> None:
+    """A table to +-reach, inputs ten times as far."""
+    known = functions.get(name)
+    reach = float(max(map(abs, known.reach(1e-5))))
+    model = curve(name, -10 * reach, 10 * reach, 5e-5, reach)
+    _, error = stray(model, 20)
+    assert error.max() <= output_errors(model)["y"].max() <= 1.5e-4
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 100, 1000])
+@pytest.mark.parametrize("log", [False, True])
+def test_softmax(count: int, log: bool) -> None:
+    x = ir.Input("x", (count,), -10.0, 10.0)
+    node = ir.Node("y", ir.Softmax(1, log), ("x",))
+    model = declare(ir.Model(ir.Architecture((x,), (node,), (ir.Output("y", "y"),)), {}))
+    rng = np.random.default_rng(count)
+    rows = rng.uniform(-10, 10, (24, count)) * rng.choice([0.01, 0.3, 1.0], (24, 1))
+    rows[0], rows[1], rows[2] = -10.0, 10.0, np.where(np.arange(count) == count // 2, 10.0, -10.0)
+    got, wanted = simulate(model, {"x": rows}).outputs["y"], reference.run(model, {"x": rows})["y"]
+    bound = float(output_errors(model)["y"].max())
+    assert np.abs(got - wanted).max() <= min(bound, 5e-4)
+
+
+@pytest.mark.parametrize("count", [2, 7, 64, 300])
+def test_normalize(count: int) -> None:
+    """Variances from a hundredth to a hundred; near nothing the bound is that no result exceeds sqrt(d)."""
+    x = ir.Input("x", (count,), -40.0, 40.0)
+    for op in (ir.Normalize(1e-5, 0.0, 1600.0), ir.Normalize(1e-5, 2.0**-7, 1600.0)):
+        node = ir.Node("y", op, ("x",))
+        model = ir.Model(ir.Architecture((x,), (node,), (ir.Output("y", "y"),)), {})
+        model = declare(model, comparison_bits=40)
+        rng = np.random.default_rng(count)
+        rows = rng.normal(size=(30, count)) * np.geomspace(0.2, 10, 30)[:, None] + rng.normal(size=(30, 1))
+        rows = np.clip(rows, -40, 40)
+        rows[:, 0] = rows[:, 1] + 0.5  # never all alike
+        got, wanted = simulate(model, {"x": rows}).outputs["y"], reference.run(model, {"x": rows})["y"]
+        assert np.abs(got - wanted).max() <= output_errors(model)["y"].max()
+        assert np.abs(got - wanted).max() <= 2e-3 * np.sqrt(count)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.floats(-20, 10),
+    st.floats(0.5, 20),
+    st.lists(st.floats(-1, 1), min_size=3, max_size=3),
+    st.sampled_from([1e-3, 1e-4]),
+)
+def test_a_callable_of_the_user(low: float, width: float, c: list[float], error: float) -> None:
+    """Any smooth callable with a range: within what its table promises."""
+
+    def mine(x: ir.Array) -> ir.Array:
+        return np.asarray(c[0] * np.sin(x) + c[1] * np.cos(2 * x) + c[2] * x / 4)
+
+    functions.register("test.mine", mine)
+    model = curve("test.mine", low, low + width, error)
+    wanted, strayed = stray(model, 3)
+    assert strayed.max() <= output_errors(model)["y"].max() + output_float_errors(model)["y"].max()
+    assert np.abs(wanted - mine(np.linspace(low, low + width, 3 * WIDTH).reshape(3, WIDTH))).max() < 1e-9
+
+
+def test_values_beyond_a_function_without_a_tail() -> None:
+    """Refused by range analysis, naming the node; also where the range is only known through a layer."""
+    x = ir.Input("x", (2,), -3.0, 3.0)
+    log = ir.Function("log", 0.5, 16.0, 1e-4)
+    with pytest.raises(PrecisionError, match=r"'y'.*beyond.*log"):
+        declare(ir.Model(ir.Architecture((x,), (ir.Node("y", log, ("x",)),), (ir.Output("y", "y"),)), {}))
+    nodes = (ir.Node("d", ir.Linear(2, 2), ("x",)), ir.Node("y", log, ("d",)))
+    weights = {"d": {"weight": np.eye(2), "bias": np.full(2, 3.25)}}
+    with pytest.raises(PrecisionError, match=r"'y'.*log is declared"):
+        declare(ir.Model(ir.Architecture((x,), nodes, (ir.Output("y", "y"),)), weights))
+    weights["d"]["bias"] += 0.5
+    inner = ir.Model(ir.Architecture((x,), nodes, (ir.Output("y", "y"),)), weights)
+    assert declare(inner).architecture.precision.error_bound is not None
