@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir
-from privinfer.graph.compose import OPENING, Wanted
+from privinfer.graph.compose import OPENING
+from privinfer.graph.emitter import Wanted
 
 Array = npt.NDArray[np.float64]
 CURVED = (fp.Pieces, fp.Table, fp.Product, fp.Larger, fp.Offset)

@@ -7,14 +7,15 @@ here follows from public numbers: ranges, scales and sizes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from privinfer.errors import PrecisionError
 from privinfer.graph import functions, ir
+from privinfer.graph.emitter import Emitter as Builder
+from privinfer.graph.emitter import Wanted
 from privinfer.graph.fixedpoint import (
     WIDE,
     Claim,
@@ -35,9 +36,6 @@ from privinfer.graph.fixedpoint import (
     Type,
 )
 
-if TYPE_CHECKING:
-    from privinfer.graph.lower import Builder
-
 Array = npt.NDArray[np.float64]
 
 OPENING = 1.5  # units in the last place that a truncating opening may stray by
@@ -51,64 +49,6 @@ MAX_FRAC_OUT = 56
 MIN_SUM_BITS = 12
 WIDER = 2.0  # how much more of a table costs less than a clamp
 LEAST_VARIANCE_BITS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A table that a program needs: ``factor * name(scale * x + shift)`` on [low, high].
-
-    Attributes
-    ----------
-    error, relative : float
-        Wanted: at most ``error + relative * |value|`` from the function.
-    frac_in, frac_out : int
-        Fractional bits of x and of the result.
-    scale, shift, factor : float
-        See above.
-    tails : float
-        How far the straight lines beyond the ends are from the function.
-    tight : bool
-        The two ends are met to the last bit, so that bands can be added up.
-    """
-
-    name: str
-    low: float
-    high: float
-    error: float
-    relative: float
-    frac_in: int
-    frac_out: int
-    scale: float = 1.0
-    shift: float = 0.0
-    factor: float = 1.0
-    tails: float = 0.0
-    tight: bool = False
-
-    def key(self) -> str:
-        """What the architecture files the table under."""
-        return " ".join(str(getattr(self, f.name)) for f in fields(self))
-
-    def band(self, k: int) -> str:
-        """The key of one of the tables."""
-        return f"{self.key()}#{k}"
-
-    @classmethod
-    def parse(cls, key: str) -> Wanted:
-        """Inverse of :meth:`key`, also for one of its bands."""
-        name, *rest = key.partition("#")[0].rsplit(" ", len(fields(cls)) - 1)
-        pairs = zip(fields(cls)[1:-1], rest[:-1], strict=True)
-        numbers: dict[str, Any] = {k.name: int(v) if "frac" in k.name else float(v) for k, v in pairs}
-        return cls(name=name, tight=rest[-1] == "True", **numbers)
-
-    def values(self, x: Array) -> Array:
-        """The function itself, in float64."""
-        return np.asarray(self.factor * functions.get(self.name)(self.scale * x + self.shift))
-
-    def slope(self, low: Array, high: Array) -> Array:
-        """No less than the absolute value of the derivative on each [low, high]."""
-        ends = self.scale * low + self.shift, self.scale * high + self.shift
-        known = functions.get(self.name).bound(1, np.minimum(*ends), np.maximum(*ends))
-        return np.asarray(abs(self.factor * self.scale) * known)
 
 
 # -- one variable ----------------------------------------------------------------------------------

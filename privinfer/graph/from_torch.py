@@ -9,28 +9,27 @@ import contextlib
 import inspect
 import io
 import logging
-import math
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from privinfer.errors import ConfigError, ModelUnsupported
-from privinfer.graph import build, ir
-from privinfer.graph.build import Const, Value, refuse
+from privinfer.graph import build, ir, torch_layers, torch_math, torch_modules, torch_ops
+from privinfer.graph.build import Value, refuse
+from privinfer.graph.torch_ops import APART, Args, Moved
 
 if TYPE_CHECKING:
     import torch
 
-Args = SimpleNamespace
 _NO_OPS = (
     "alias", "clone", "contiguous", "detach", "detach_", "dropout", "dropout_", "feature_dropout",
     "lift_fresh_copy",
 )  # fmt: skip
 _RESHAPES = ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "view_copy")
+# operators that do not mind where the batch is
+_CARRIED = frozenset((*_NO_OPS, *torch_layers.SMOOTH, "linear", "add", "sub", "rsub", "mul", "div", "neg"))
+_CARRIED |= {"relu", "relu_", "gelu", "to", "_to_copy"}
 
 
 def from_torch(
@@ -39,12 +38,13 @@ def from_torch(
     ranges: build.Ranges | None = None,
     *,
     outputs: Sequence[str] | None = None,
+    functions: torch_modules.Functions | None = None,
     precision: ir.Precision = ir.Precision(),  # noqa: B008 - frozen
 ) -> ir.Model:
     """Read a PyTorch module in evaluation mode.
 
-    Parameters are secret weights, and so is every tensor the module holds; Python numbers in ``forward``
-    that multiply or divide (``x * 0.5``) are public architecture (:class:`privinfer.graph.ir.Multiply`).
+    Parameters are secret weights, and so is every tensor the module holds, except for indices. Python
+    numbers in ``forward`` (``x * 0.5``) and tensors it makes of them (``torch.ones``) are public.
 
     Parameters
     ----------
@@ -58,6 +58,9 @@ def from_torch(
     outputs : sequence of str, optional
         Names of the outputs; else the keys of the dict that ``forward`` returns, or ``output``, or
         ``output_0``, ``output_1`` and so on.
+    functions : mapping of (callable, low, high), optional
+        By paths of submodules, functions of one variable that take their places: elementwise on float64
+        arrays, on a range beyond which the value at its end counts. Their tables are public.
     precision : Precision, optional
         Declared with the model.
 
@@ -84,8 +87,11 @@ def from_torch(
     batches = {tuple(shapes[n])[:1] for n in names}
     if len(batches) != 1 or () in batches:
         raise ConfigError("axis 0 of every input has to be the batch, of one size for all")
+    own = torch_modules.register(module, functions or {})
     importer = _Importer(torch, build.Builder(batches.pop()[0], checked))
-    return importer.model(_export(torch, module, names, shapes), names, shapes, outputs, precision)
+    with torch_modules.standing_in(torch, module, own):
+        program = _export(torch, module, names, shapes)
+    return importer.model(program, names, shapes, outputs, precision)
 
 
 def _arguments(module: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -169,18 +175,25 @@ def _output_names(torch: Any, program: Any, given: Sequence[str] | None, count: 
     return list(given)
 
 
-class _Importer:
+class _Importer(
+    torch_ops.Shapes,
+    torch_math.Arithmetic,
+    torch_layers.Linear,
+    torch_layers.Pools,
+    torch_layers.Activations,
+    torch_layers.Attention,
+    torch_layers.Recurrent,
+):
     """One pass over the nodes of an exported program."""
 
     def __init__(self, torch: Any, builder: build.Builder) -> None:
-        self.torch = torch
-        self.b = builder
+        super().__init__(torch, builder)
         self.env: dict[Any, Any] = {}
         self.broken: set[Any] = set()
-        self.table: dict[str, Callable[[Args], Any]] = {
-            name[4:]: getattr(self, name) for name in dir(self) if name.startswith("_op_")
-        }
+        self.table: dict[str, Callable[[Args], Any]] = {op: self.smooth(op) for op in torch_layers.SMOOTH}
+        self.table |= {name[4:]: getattr(self, name) for name in dir(self) if name.startswith("_op_")}
         self.table |= dict.fromkeys(_NO_OPS, self._same) | dict.fromkeys(_RESHAPES, self._reshape)
+        self.table["relu_"] = self.table["relu"]
 
     def model(
         self,
@@ -206,9 +219,9 @@ class _Importer:
                 else:
                     self.env[node] = tensors[spec.target]
             elif node.op == "call_function":
-                name, op = _name(node), _operator(node)
-                label = f"aten.{op}" if str(node.target).startswith("aten.") else op
-                result = self.b.attempt(name, label, lambda n=node, o=op: self._convert(n, o))  # type: ignore[misc]
+                op = _operator(node)
+                self.node = _name(node), f"aten.{op}" if str(node.target).startswith("aten.") else op
+                result = self.b.attempt(*self.node, lambda n=node, o=op: self._convert(n, o))  # type: ignore[misc]
                 if result is None:
                     self.broken.add(node)
                 self.env[node] = result
@@ -218,17 +231,23 @@ class _Importer:
             raise ModelUnsupported("never: forward changes the module's own state or its input")
         (last,) = (n for n in program.graph.nodes if n.op == "output")
         shown = _output_names(self.torch, program, outputs, len(last.args[0]))
-        pairs = zip(shown, last.args[0], strict=True)
-        return self.b.finish([(n, self.env.get(v) if v is not None else None) for n, v in pairs], precision)
+        values = [self.env.get(v) if v is not None else None for v in last.args[0]]
+        self.b.problems += sorted({f"{v.node}: {APART}" for v in values if isinstance(v, Moved)})
+        return self.b.finish(list(zip(shown, values, strict=True)), precision)
 
     def _convert(self, node: Any, op: str) -> Any:
         if op.startswith(("_assert", "sym_constrain")):
             return ()
         if node.target is operator.getitem:
             parent, k = node.args
-            return None if parent in self.broken else self.env[parent][k]
+            if parent in self.broken:
+                return None
+            part = self.env[parent][k]
+            if part is None and node.users:
+                refuse("not yet: the second result of its operator")
+            return () if part is None else part
         deps = node.all_input_nodes
-        private = any(isinstance(self.env.get(d), Value) for d in deps) or any(d in self.broken for d in deps)
+        private = any(_private(self.env.get(d)) for d in deps) or any(d in self.broken for d in deps)
         if not private:
             return self._constant(node, op)
         convert = self.table.get(op)
@@ -239,7 +258,25 @@ class _Importer:
         a = self._bind(node)
         meta = node.meta.get("val")
         a.out = tuple(meta.shape) if hasattr(meta, "shape") else ()
+        if op in _CARRIED and any(isinstance(v, Moved) for v in vars(a).values()):
+            return self._carried(a, convert, op)
         return convert(a)
+
+    def _carried(self, a: Args, convert: Callable[[Args], Any], op: str) -> Moved:
+        """An operator on values whose batch is elsewhere, all in one place: on the values themselves."""
+        moved = {k: v for k, v in vars(a).items() if isinstance(v, Moved)}
+        first = next(iter(moved.values()))
+        where = {(v.at, v.fused, v.rank) for v in moved.values()}
+        others = [v for k, v in vars(a).items() if k not in moved and k != "out"]
+        if op == "linear":
+            fits = first.at != first.rank - 1
+        else:
+            tensors = [v for v in others if isinstance(v, self.torch.Tensor)]
+            fits = not any(isinstance(v, Value) for v in others) and all(v.numel() == 1 for v in tensors)
+        if len(where) > 1 or not fits:
+            self.value(first)
+        result = convert(Args(**vars(a) | {k: v.value for k, v in moved.items()}))
+        return Moved(result, first.at, first.fused, first.node)
 
     def _constant(self, node: Any, op: str) -> Any:
         """Compute what depends on no input."""
@@ -250,9 +287,14 @@ class _Importer:
         args, kwargs = self._resolve(node.args), self._resolve(node.kwargs)
         try:
             with self.torch.no_grad():
-                return node.target(*args, **kwargs)
+                result = node.target(*args, **kwargs)
         except Exception:  # torch raises many kinds
             refuse("its constant result cannot be computed")
+        parts = [self.env[d] for d in node.all_input_nodes]
+        if all(id(p) in self.public for v in parts for p in (v if isinstance(v, list | tuple) else [v])):
+            made = result if isinstance(result, list | tuple) else [result]
+            self.public.update(id(v) for v in made if isinstance(v, self.torch.Tensor))
+        return result
 
     def _resolve(self, part: Any) -> Any:
         return self.torch.fx.node.map_arg(part, lambda n: self.env[n])
@@ -266,55 +308,14 @@ class _Importer:
             setattr(a, argument.name, value)
         return a
 
-    # --- operands
-
-    def const(self, v: Any) -> Const:
-        """Give a tensor, which is secret, or a Python number, which is public."""
-        if isinstance(v, self.torch.Tensor):
-            if v.is_quantized or v.is_complex() or v.layout is not self.torch.strided:
-                refuse("not yet: quantised, complex or sparse weights, export floating-point weights")
-            if v.dtype in (self.torch.int8, self.torch.uint8):
-                refuse(f"not yet: weights of type {v.dtype}, export the model with floating-point weights")
-            return Const(v.detach().cpu().to(self.torch.float64).numpy())
-        if isinstance(v, bool) or not isinstance(v, int | float):
-            refuse(f"not yet: an operand of type {type(v).__name__}")
-        return Const(np.asarray(float(v)), public=True)
-
-    def operand(self, v: Any) -> Value | Const:
-        return v if isinstance(v, Value) else self.const(v)
-
-    def value(self, v: Any) -> Value:
-        return v if isinstance(v, Value) else refuse("not yet: a constant where a private value belongs")
-
-    def weights(self, v: Any) -> Any:
-        if isinstance(v, Value):
-            refuse("not yet: the product of two private values")
-        if isinstance(v, self.torch.Tensor) and not v.is_quantized and not v.is_floating_point():
-            refuse(f"not yet: weights of type {v.dtype}, export the model with floating-point weights")
-        return None if v is None else self.b.weights(self.const(v))
-
-    def times(self, v: Any, factor: float) -> Value | Const:
-        """Operand times a Python number."""
-        if factor == 1:
-            return self.operand(v)
-        if isinstance(v, Value):
-            return self.b.multiply(v, float(factor))
-        c = self.const(v)
-        return Const(c.array * float(factor), c.public)
-
-    # --- operators
-
-    def _same(self, a: Args) -> Value:
-        x = self.value(next(iter(vars(a).values())))
+    def _same(self, a: Args) -> Value | Moved:
+        x = next(iter(vars(a).values()))
         if getattr(a, "train", False):
             refuse("never: dropout in training mode is random, call .eval() before the export")
-        return x
+        return x if isinstance(x, Moved) else self.value(x)
 
-    def _op_native_dropout(self, a: Args) -> tuple[Value, None]:
+    def _op_native_dropout(self, a: Args) -> tuple[Value | Moved, None]:
         return self._same(a), None
-
-    def _reshape(self, a: Args) -> Value:
-        return self.b.reshape(self.value(a.self), a.out)
 
     def _op_to(self, a: Args) -> Value:
         dtype = getattr(a, "dtype", None)
@@ -324,166 +325,22 @@ class _Importer:
 
     _op__to_copy = _op_to
 
-    def _op_linear(self, a: Args) -> Value:
-        x, w = self.value(a.input), self.weights(a.weight)
-        if w.ndim != 2:
-            refuse(f"not yet: weights with {w.ndim} axes instead of 2")
-        return self.b.linear(x, w.T, self.weights(a.bias))
-
-    def _op_addmm(self, a: Args) -> Value:
-        y = self.b.matmul(self.value(a.mat1), self.weights(a.mat2) * float(a.alpha))
-        return self.b.add(y, self.times(a.self, a.beta))
-
-    def _op_matmul(self, a: Args) -> Value:
-        right = getattr(a, "other", None) if hasattr(a, "other") else a.mat2
-        if not isinstance(a.self, Value):
-            refuse("not yet: a constant left operand, replace by x @ w")
-        return self.b.matmul(a.self, self.weights(right))
-
-    _op_mm = _op_matmul
-
-    def _op_conv2d(self, a: Args) -> Value:
-        x, w = self.value(a.input), self.weights(a.weight)
-        if getattr(a, "transposed", False):
-            refuse(build.advice("conv_transpose2d", last=False))
-        if x.rank != 4 or w.ndim != 4:
-            refuse("not yet: convolution of anything but (batch, channels, height, width)")
-        stride, dilation = _pair(a.stride), _pair(a.dilation)
-        pads = build.NO_PAD
-        if a.padding == "same":
-            x = self.b.plain(x)
-            sizes = zip(x.shape[1:], w.shape[2:], stride, dilation, strict=True)
-            (t, d), (left, r) = (build.same_padding(*s, upper=True) for s in sizes)
-            pads = t, left, d, r
-        elif a.padding != "valid":
-            pads = _pair(a.padding) * 2
-        return self.b.conv(x, w, self.weights(a.bias), stride, pads, dilation, a.groups)
-
-    _op_convolution = _op_conv2d
-
-    def _batch_norm(self, a: Args) -> Value:
-        if getattr(a, "training", False) or a.running_mean is None or a.running_var is None:
-            refuse("never with statistics of the batch: call .eval() and keep track_running_stats")
-        x = self.value(a.input)
-        mean, var = self.weights(a.running_mean), self.weights(a.running_var)
-        gamma = np.ones_like(mean) if a.weight is None else self.weights(a.weight)
-        beta = np.zeros_like(mean) if a.bias is None else self.weights(a.bias)
-        return self.b.batch_norm(x, gamma, beta, mean, var, a.eps)
-
-    def _op_batch_norm(self, a: Args) -> Value:
-        return self._batch_norm(a)
-
-    def _op__native_batch_norm_legit_no_training(self, a: Args) -> tuple[Value, None, None]:
-        return self._batch_norm(a), None, None
-
-    def _op__native_batch_norm_legit(self, a: Args) -> None:
-        refuse("never with statistics of the batch: call .eval() and keep track_running_stats")
-
-    def _op_avg_pool2d(self, a: Args) -> Value:
-        kernel = _pair(a.kernel_size)
-        stride = _pair(a.stride) if a.stride else kernel
-        pads: build.Pads = _pair(a.padding) * 2
-        if a.divisor_override not in (None, math.prod(kernel)):
-            refuse("not yet: a divisor of its own")
-        count = bool(a.count_include_pad) or a.divisor_override is not None
-        return self.b.avg_pool(self.value(a.self), kernel, stride, pads, count, bool(a.ceil_mode))
-
-    def _op_adaptive_avg_pool2d(self, a: Args) -> Value:
-        size = a.output_size if isinstance(a.output_size, Sequence) else [a.output_size]
-        return self.b.adaptive_pool(self.value(a.self), (size[0], size[-1]))
-
-    _op__adaptive_avg_pool2d = _op_adaptive_avg_pool2d
-
-    def _op_mean(self, a: Args) -> Value:
-        dim = getattr(a, "dim", None)
-        axes = [dim] if isinstance(dim, int) else list(dim or ())
-        return self.b.mean(self.value(a.self), axes, bool(getattr(a, "keepdim", False)))
-
-    def _op_relu(self, a: Args) -> Value:
-        return self.b.relu(self.value(a.self))
-
-    _op_relu_ = _op_relu
-
-    def _op_clamp(self, a: Args) -> Value:
-        if a.min != 0 or isinstance(a.min, self.torch.Tensor) or getattr(a, "max", None) is not None:
-            refuse("not yet: limits other than (0, none), replace by ReLU")
-        return self.b.relu(self.value(a.self))
-
-    _op_clamp_min = _op_clamp
-
-    def _op_add(self, a: Args) -> Value:
-        return self.b.add(self.operand(a.self), self.times(a.other, a.alpha))
-
-    def _op_sub(self, a: Args) -> Value:
-        return self.b.add(self.operand(a.self), self.times(a.other, a.alpha), sign=-1.0)
-
-    def _op_rsub(self, a: Args) -> Value:
-        return self.b.add(self.operand(a.other), self.times(a.self, a.alpha), sign=-1.0)
-
-    def _op_mul(self, a: Args) -> Value:
-        return self.b.mul(self.operand(a.self), self.operand(a.other))
-
-    def _op_div(self, a: Args) -> Value:
-        if getattr(a, "rounding_mode", None) is not None:
-            refuse("not yet: division with rounding")
-        return self.b.div(self.operand(a.self), self.operand(a.other))
-
-    def _op_neg(self, a: Args) -> Value:
-        return self.b.multiply(self.value(a.self), -1.0)
-
-    def _op_cat(self, a: Args) -> Value:
-        return self.b.concat([self.operand(x) for x in a.tensors], a.dim)
-
-    def _op_permute(self, a: Args) -> Value:
-        return self.b.transpose(self.value(a.self), a.dims)
-
-    def _op_transpose(self, a: Args) -> Value:
-        x = self.value(a.self)
-        order = list(range(x.rank))
-        order[a.dim0], order[a.dim1] = order[a.dim1], order[a.dim0]
-        return self.b.transpose(x, order)
-
-    def _op_t(self, a: Args) -> Value:
-        x = self.value(a.self)
-        return self.b.transpose(x, list(range(x.rank))[::-1])
-
-    def _op_squeeze(self, a: Args) -> Value:
-        dim = getattr(a, "dim", None)
-        if dim is None:
-            refuse("never: without axes it may touch the batch axis (axis 0), name the axes")
-        return self.b.squeeze(self.value(a.self), [dim] if isinstance(dim, int) else dim)
-
-    def _op_unsqueeze(self, a: Args) -> Value:
-        return self.b.unsqueeze(self.value(a.self), [a.dim])
-
-    def _op_expand(self, a: Args) -> Value:
-        x = self.value(a.self)
-        if a.out != (self.b.batch, *x.shape):
-            refuse("not yet: repeating a private value along an axis")
-        return x
-
-    def _op_pad(self, a: Args) -> Value:
-        x = self.value(a.self)
-        if getattr(a, "mode", "constant") != "constant":
-            refuse("not yet: padding other than zeros around height and width")
-        pairs = list(zip(a.pad[::2], a.pad[1::2], strict=True))[::-1]
-        pairs = [(0, 0)] * (x.rank - len(pairs)) + pairs
-        return self.b.pad(x, [p[0] for p in pairs], [p[1] for p in pairs], float(a.value or 0))
-
-    _op_constant_pad_nd = _op_pad
+    def _op_function(self, a: Args) -> Value:
+        return self.b.function(self.value(a.x), a.name)
 
 
-def _pair(v: Any) -> tuple[int, int]:
-    sizes = list(v) if isinstance(v, Sequence) else [v]
-    if len(sizes) not in (1, 2):
-        refuse(f"{len(sizes)} window sizes instead of 2")
-    return int(sizes[0]), int(sizes[-1])
+def _private(v: Any) -> bool:
+    return any(isinstance(p, Value | Moved) for p in (v if isinstance(v, list | tuple) else [v]))
 
 
 def _operator(node: Any) -> str:
     """Name of the operator without namespace and overload."""
     parts = str(node.target).split(".")
-    return parts[1] if parts[0] == "aten" and len(parts) > 1 else getattr(node.target, "__name__", parts[0])
+    return (
+        parts[1]
+        if parts[0] in ("aten", "privinfer") and len(parts) > 1
+        else getattr(node.target, "__name__", parts[0])
+    )
 
 
 def _name(node: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from privinfer.graph import ir
@@ -76,6 +76,7 @@ def from_torch(
     ranges: Ranges | None = None,
     *,
     outputs: Sequence[str] | None = None,
+    functions: Mapping[str, tuple[Callable[[Any], Any], float, float]] | None = None,
     comparison_bits: int | str = 32,
     fractional_bits: int = 16,
     calibration: Mapping[str, Any] | None = None,
@@ -93,6 +94,9 @@ def from_torch(
         As in :func:`from_onnx`.
     outputs : sequence of str, optional
         Names of what forward returns; its keys where it returns a dictionary.
+    functions : mapping of (callable, low, high), optional
+        By paths of submodules, functions of one variable that take their places: elementwise on float64
+        arrays, on a range beyond which the value at its end counts. Their tables are public.
 
     Returns
     -------
@@ -107,7 +111,7 @@ def from_torch(
     from privinfer.graph.from_torch import from_torch as load  # noqa: PLC0415 - torch is optional
 
     return declare(
-        load(module, shapes, ranges, outputs=outputs),
+        load(module, shapes, ranges, outputs=outputs, functions=functions),
         comparison_bits=comparison_bits,
         fractional_bits=fractional_bits,
         calibration=calibration,

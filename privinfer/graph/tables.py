@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from privinfer.graph import approx, functions, ir, lower
-from privinfer.graph.compose import Wanted
+from privinfer.graph.emitter import Wanted
 
 
 def tabulated(model: ir.Model) -> ir.Model:

@@ -65,9 +65,7 @@ class Linear(Operands):
             before = after = pair(a.padding)[0]
         flat = self.b.unsqueeze(x, [2])
         pads = 0, before, 0, after
-        y = self.b.conv(
-            flat, w[:, :, None], self.weights(a.bias), (1, stride), pads, (1, dilation), a.groups
-        )
+        y = self.b.conv(flat, w[:, :, None], self.weights(a.bias), (1, stride), pads, (1, dilation), a.groups)
         return self.b.squeeze(y, [2])
 
     def _op_conv1d(self, a: Args) -> Value:
@@ -243,23 +241,19 @@ class Activations(Operands):
 
     def smooth(self, op: str) -> Callable[[Args], Value]:
         """The converter of an operator that is a function of functions.py."""
-        return lambda a: self.function(self.value(a.self), SMOOTH[op])
-
-    def function(self, x: Value, name: str) -> Value:
-        """A function, on the range known of its argument where it is not defined everywhere."""
-        return self.b.function(x, name, *self.known.get(x.name, (None, None)))
+        return lambda a: self.b.function(self.value(a.self), SMOOTH[op])
 
     def _op_log_sigmoid_forward(self, a: Args) -> tuple[Value, None]:
-        return self.function(self.value(a.self), "log_sigmoid"), None
+        return self.b.function(self.value(a.self), "log_sigmoid"), None
 
     def _op_gelu(self, a: Args) -> Value:
-        return self.function(self.value(a.self), "gelu" if a.approximate == "none" else "gelu_tanh")
+        return self.b.function(self.value(a.self), "gelu" if a.approximate == "none" else "gelu_tanh")
 
     def _op_softplus(self, a: Args) -> Value:
         beta, x = float(a.beta), self.value(a.self)
         if beta == 1:
-            return self.function(x, "softplus")
-        return self.b.multiply(self.function(self.b.multiply(x, beta), "softplus"), 1.0 / beta)
+            return self.b.function(x, "softplus")
+        return self.b.multiply(self.b.function(self.b.multiply(x, beta), "softplus"), 1.0 / beta)
 
     def _op_elu(self, a: Args) -> Value:
         x, alpha, scale, inner = self.value(a.self), float(a.alpha), float(a.scale), float(a.input_scale)
@@ -273,17 +267,17 @@ class Activations(Operands):
         return self._op_elu(Args(self=a.self, alpha=alpha, scale=1.0, input_scale=1.0 / alpha))
 
     def _op_log1p(self, a: Args) -> Value:
-        return self.function(self.b.shift(self.value(a.self), 1.0), "log")
+        return self.b.function(self.b.shift(self.value(a.self), 1.0), "log")
 
     def _op_expm1(self, a: Args) -> Value:
-        return self.b.shift(self.function(self.value(a.self), "exp"), -1.0)
+        return self.b.shift(self.b.function(self.value(a.self), "exp"), -1.0)
 
     def _op_glu(self, a: Args) -> Value:
         x = self.value(a.self)
         axis = self.b.axis(a.dim, x.rank)
         half = x.shape[axis - 1] // 2
         first, second = (self.b.take(x, axis, tuple(range(k, k + half))) for k in (0, half))
-        return self.b.multiply_values(first, self.function(second, "sigmoid"))
+        return self.b.multiply_values(first, self.b.function(second, "sigmoid"))
 
     # --- piecewise affine
 
@@ -296,10 +290,7 @@ class Activations(Operands):
         low, high = (None if v is None else self.number(v, "a limit") for v in (low, high))
         if (low, high) == (0, None):
             return self.b.relu(x)
-        y = self.b.clip(x, low, high)
-        if low is not None and high is not None:
-            self.known[y.name] = low, high
-        return y
+        return self.b.clip(x, low, high)
 
     _op_clamp_min = _op_clamp
     _op_clamp_max = _op_clamp
@@ -357,10 +348,6 @@ class Activations(Operands):
 class Attention(Operands):
     """Attention."""
 
-    def masked(self, v: Any, mask: Any, fill: Any) -> Value:
-        """As in :class:`privinfer.graph.torch_ops.Arithmetic`."""
-        raise NotImplementedError
-
     def _op_scaled_dot_product_attention(self, a: Args) -> Value:
         q, k, v = (self.value(x) for x in (a.query, a.key, a.value))
         if a.dropout_p:
@@ -390,8 +377,6 @@ class Attention(Operands):
             return self.b.add(self.masked(scores, hidden, -math.inf), Const(np.where(hidden, 0.0, numbers)))
         return self.b.add(scores, Const(numbers))
 
-    _op__scaled_dot_product_flash_attention_for_cpu = None
-
 
 class Recurrent(Operands):
     """Recurrent layers, one step of time after the other."""
@@ -410,7 +395,9 @@ class Recurrent(Operands):
 
     def _unrolled(self, a: Args, hx: list[Any], gates: int, step: Callable[..., Any]) -> tuple[Any, ...]:
         if not hasattr(a, "input"):
-            refuse("not yet: packed sequences, whose lengths are private, replace by padding all to one length")
+            refuse(
+                "not yet: packed sequences, whose lengths are private, replace by padding all to one length"
+            )
         x, at = self.seen(a.input)
         if x.rank != 3 or at != (0 if a.batch_first else 1):
             refuse(f"{APART}: use batch_first=True")
@@ -488,26 +475,26 @@ class Recurrent(Operands):
         size = pre.shape[0] // 4
         if h is not None:
             pre = self.b.add(pre, self.b.linear(h, *inner))
-        three = self.function(self._part(pre, 0, size, 3), "sigmoid")
-        fresh = self.function(self._part(pre, 3, size), "tanh")
+        three = self.b.function(self._part(pre, 0, size, 3), "sigmoid")
+        fresh = self.b.function(self._part(pre, 3, size), "tanh")
         c_new = self.b.multiply_values(self._part(three, 0, size), fresh)
         if c is not None:
             c_new = self.b.add(self.b.multiply_values(self._part(three, 1, size), c), c_new)
-        return [self.b.multiply_values(self._part(three, 2, size), self.function(c_new, "tanh")), c_new]
+        return [self.b.multiply_values(self._part(three, 2, size), self.b.function(c_new, "tanh")), c_new]
 
     def _gru_step(self, pre: Value, inner: Any, h: Value | None) -> list[Value]:
         size = pre.shape[0] // 3
         if h is None:  # r * bias, with the bias as secret as it is
             gate = self.b.scale(self._part(pre, 0, size, 2), 1, 1.0, inner[1][: 2 * size])
-            two = self.function(gate, "sigmoid")
+            two = self.b.function(gate, "sigmoid")
             kept = self.b.scale(self._part(two, 0, size), 1, inner[1][2 * size :], 0.0)
         else:
             own = self.b.linear(h, *inner)
-            two = self.function(
+            two = self.b.function(
                 self.b.add(self._part(pre, 0, size, 2), self._part(own, 0, size, 2)), "sigmoid"
             )
             kept = self.b.multiply_values(self._part(two, 0, size), self._part(own, 2, size))
-        fresh = self.function(self.b.add(self._part(pre, 2, size), kept), "tanh")
+        fresh = self.b.function(self.b.add(self._part(pre, 2, size), kept), "tanh")
         z = self._part(two, 1, size)
         if h is None:
             return [self.b.add(fresh, self.b.multiply_values(z, fresh), sign=-1.0)]
@@ -517,10 +504,6 @@ class Recurrent(Operands):
         def step(pre: Value, inner: Any, h: Value | None) -> list[Value]:
             if h is not None:
                 pre = self.b.add(pre, self.b.linear(h, *inner))
-            return [self.b.relu(pre) if name == "relu" else self.function(pre, "tanh")]
+            return [self.b.relu(pre) if name == "relu" else self.b.function(pre, "tanh")]
 
         return step
-
-    def function(self, x: Value, name: str) -> Value:
-        """As in :class:`Activations`."""
-        raise NotImplementedError

@@ -6,6 +6,7 @@ statistics of batch normalisation that differ from zero and one; nothing here wa
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,7 @@ class ResNet18(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         sizes = [width, width, 2 * width, 4 * width, 8 * width]
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        pairs = itertools.pairwise(sizes)
         self.layers = nn.Sequential(
             *(
                 nn.Sequential(Residual(i, o, 1 if k == 0 else 2), Residual(o, o))
@@ -218,6 +219,8 @@ class Exhibit:
         For each input its shape without the batch, and its range.
     calibrated : bool
         Ranges come from rows, for intervals do not hold.
+    tolerance : float, optional
+        How far the oracle may be from torch, where the declared bound says little.
     options : mapping
         For ``privinfer.from_torch``.
     """
@@ -225,6 +228,7 @@ class Exhibit:
     make: Callable[[], nn.Module]
     inputs: Mapping[str, tuple[tuple[int, ...], float, float]]
     calibrated: bool = False
+    tolerance: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
