@@ -28,13 +28,14 @@ class Stopwatch:
     """Stands between a party and its phases, notes when they end and holds the second one back."""
 
     def __init__(self, party: Party, line: Line) -> None:
-        self.line, self.split = line, False
+        self.line, self.split = line, False  # held back once a run: later chunks follow by themselves
         self.ends: dict[str, float] = {}
         self._inner = party._drive
         party._drive = self._drive  # type: ignore[method-assign] # until there is a public way to deal ahead
 
     def _drive(self, phase: Phase, start: Any) -> Any:
         if phase is Phase.ONLINE and self.split:
+            self.split = False
             self.line.say(dealt=True)
             wait_until(self.line.hear()["at"])
         result = self._inner(phase, start)

@@ -5,6 +5,7 @@ Nothing here depends on weights' values: what a builder decides is part of the p
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -357,7 +358,7 @@ class Core:
         if sum(sizes) != x.shape[axis - 1] or min(sizes, default=0) < 1:
             refuse(f"parts of {tuple(sizes)} do not add up to {x.shape[axis - 1]}")
         ends = np.cumsum([0, *sizes]).tolist()
-        return [self.take(x, axis, range(a, b)) for a, b in zip(ends, ends[1:], strict=False)]
+        return [self.take(x, axis, range(a, b)) for a, b in itertools.pairwise(ends)]
 
     def expand(self, x: Value, shape: Sequence[int]) -> Value:
         """Broadcast to a full shape, batch included; 1 and -1 keep an axis."""

@@ -290,8 +290,8 @@ class Math(Core):
         offset: float = 0.0,
     ) -> Value:
         """``offset + slope x + sum_k [x >= break_k] (jump_k + bend_k (x - break_k))``, all public."""
-        parts = (tuple(map(float, v)) for v in (breaks, jumps, bends))
-        return self.emit(ir.Piecewise(*parts, float(slope), float(offset)), [x])
+        at, jump, bend = (tuple(map(float, v)) for v in (breaks, jumps, bends))
+        return self.emit(ir.Piecewise(at, jump, bend, float(slope), float(offset)), [x])
 
     def relu(self, x: Value) -> Value:
         """``max(x, 0)``."""
@@ -348,7 +348,9 @@ class Math(Core):
         below = self.function(self.multiply(self.clip(x, None, 0.0), 1 / alpha), "elu")
         return self.add(self.relu(x), self.multiply(below, alpha))
 
-    def selu(self, x: Value, alpha: float = functions.SELU_ALPHA, gamma: float = functions.SELU_SCALE) -> Value:
+    def selu(
+        self, x: Value, alpha: float = functions.SELU_ALPHA, gamma: float = functions.SELU_SCALE
+    ) -> Value:
         """``gamma (max(x, 0) + min(alpha (exp(x) - 1), 0))``."""
         usual = math.isclose(alpha, functions.SELU_ALPHA, rel_tol=1e-6)
         if usual and math.isclose(gamma, functions.SELU_SCALE, rel_tol=1e-6):

@@ -115,9 +115,7 @@ class Parts(Math):
             size = y.shape[axis - 1]
             y = self.sample(y, (math.prod(parts[0]), size, math.prod(parts[1])))
             y = self.emit(ir.AvgPool2d((size, 1), (size, 1)), [y])
-        return self.sample(
-            y, kept if keep else tuple(d for k, d in enumerate(x.shape, 1) if k not in over)
-        )
+        return self.sample(y, kept if keep else tuple(d for k, d in enumerate(x.shape, 1) if k not in over))
 
     def argmax(self, x: Value, axis: int, keepdims: bool, *, last: bool = False) -> Value:
         """Position of the largest value along an axis, the first of equal ones, or the last."""
@@ -171,7 +169,8 @@ class Parts(Math):
     def logsumexp(self, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
         """``log sum exp(x)``: an entry minus its own logarithm of a softmax."""
         y, axis, kept, rest = self.together(x, axes)
-        first = self.add(*(self.take(v, axis, [0]) for v in (y, self.softmax(y, axis, True))), -1.0)
+        logs = self.softmax(y, axis, True)
+        first = self.add(self.take(y, axis, [0]), self.take(logs, axis, [0]), -1.0)
         return self.sample(first, kept if keepdims else rest)
 
     def _normalize(self, x: Value, eps: float) -> Value:
@@ -371,7 +370,11 @@ class Parts(Math):
         gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[cell.kind]
         if cell.w.shape != (gates * hidden, x.shape[1]) or cell.r.shape != (gates * hidden, hidden):
             refuse(f"weights of {cell.w.shape} and {cell.r.shape} do not go with {x.shape}")
-        ahead = self.linear(x, cell.w.T, cell.wb if h is None and cell.kind == "GRU" else cell.wb)
+        late = np.zeros_like(cell.rb)  # bias that the reset gate multiplies
+        if cell.kind == "GRU" and not cell.reset_first:
+            late[2 * hidden :] = cell.rb[2 * hidden :]
+        ahead = self.linear(x, cell.w.T, cell.wb + cell.rb - late)
+        cell = replace(cell, rb=late)
         states: list[Value] = []
         for t in reversed(range(steps)) if cell.reverse else range(steps):
             given = self.sample(self.take(ahead, 1, [t]), (gates * hidden,))
@@ -396,9 +399,7 @@ class Parts(Math):
             return self.take(v, 1, range(first * size, (first + count) * size))
 
         def recur(v: Value, rows: slice) -> Value:
-            if h is None:
-                return self.scale(v, 1, 1.0, cell.rb[rows])
-            return self.add(v, self.linear(h, cell.r[rows].T, cell.rb[rows]))
+            return v if h is None else self.add(v, self.linear(h, cell.r[rows].T))
 
         if cell.kind == "RNN":
             activation = sigmoid or (lambda v: self.function(v, "tanh"))
@@ -408,19 +409,14 @@ class Parts(Math):
             z, r = part(zr, 0), part(zr, 1)
             own = part(x, 2)
             last = slice(2 * size, 3 * size)
-            if cell.reset_first:
-                reset = None if h is None else self.multiply_values(r, h)
-                inner = (
-                    self.scale(own, 1, 1.0, cell.rb[last])
-                    if reset is None
-                    else self.add(own, self.linear(reset, cell.r[last].T, cell.rb[last]))
-                )
+            if cell.reset_first and h is None:
+                inner = own
+            elif cell.reset_first and h is not None:
+                inner = self.add(own, self.linear(self.multiply_values(r, h), cell.r[last].T))
             elif h is None:
                 inner = self.add(own, self.scale(r, 1, cell.rb[last], 0.0))
             else:
-                inner = self.add(
-                    own, self.multiply_values(r, self.linear(h, cell.r[last].T, cell.rb[last]))
-                )
+                inner = self.add(own, self.multiply_values(r, self.linear(h, cell.r[last].T, cell.rb[last])))
             new = bend(inner)
             if h is None:  # (1 - z) new
                 return self.add(new, self.multiply_values(z, new), -1.0), None

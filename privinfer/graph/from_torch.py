@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from privinfer.errors import ConfigError, ModelUnsupported
 from privinfer.graph import build, ir, torch_layers, torch_math, torch_modules, torch_ops
+from privinfer.graph import functions as functions_of
 from privinfer.graph.build import Value, refuse
 from privinfer.graph.torch_ops import APART, Args, Moved
 
@@ -181,7 +182,6 @@ class _Importer(
     torch_layers.Linear,
     torch_layers.Pools,
     torch_layers.Activations,
-    torch_layers.Attention,
     torch_layers.Recurrent,
 ):
     """One pass over the nodes of an exported program."""
@@ -326,7 +326,7 @@ class _Importer(
     _op__to_copy = _op_to
 
     def _op_function(self, a: Args) -> Value:
-        return self.b.function(self.value(a.x), a.name)
+        return self.b.function(self.value(a.x), a.name, *functions_of.get(a.name).domain)
 
 
 def _private(v: Any) -> bool:

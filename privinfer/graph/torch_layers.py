@@ -13,6 +13,7 @@ import numpy as np
 
 from privinfer.graph import build
 from privinfer.graph.build import Const, Value, refuse
+from privinfer.graph.build_parts import Cell
 from privinfer.graph.torch_ops import APART, Args, Moved, Operands, pair
 
 STATISTICS = "never with statistics of the batch: call .eval() and keep track_running_stats"
@@ -21,7 +22,7 @@ STATISTICS = "never with statistics of the batch: call .eval() and keep track_ru
 SMOOTH = {
     "sigmoid": "sigmoid", "tanh": "tanh", "silu": "silu", "mish": "mish", "erf": "erf", "exp": "exp",
     "log": "log", "sqrt": "sqrt", "rsqrt": "rsqrt", "reciprocal": "reciprocal", "sin": "sin", "cos": "cos",
-    "atan": "atan", "log_sigmoid": "log_sigmoid", "selu": "selu",
+    "atan": "atan", "log_sigmoid": "log_sigmoid",
 }  # fmt: skip
 
 
@@ -97,27 +98,25 @@ class Linear(Operands):
     def _op_native_layer_norm(self, a: Args) -> tuple[Value, None, None]:
         return self._op_layer_norm(a), None, None
 
-    def _groups(self, x: Value, groups: int, weight: Any, bias: Any, eps: float) -> Value:
-        """Normalise each group of channels, then scale channel by channel."""
-        size = math.prod(x.shape) // groups
-        flat = self.b.reshape(x, (self.b.batch, groups, size))
-        y = self.b.reshape(self.b.layer_norm(flat, [2], None, None, eps), (self.b.batch, *x.shape))
-        if weight is None and bias is None:
-            return y
-        w = np.ones(x.shape[0]) if weight is None else self.weights(weight)
-        return self.b.scale(y, 1, w, np.zeros(x.shape[0]) if bias is None else self.weights(bias))
+    def _op_rms_norm(self, a: Args) -> Value:
+        x = self.value(a.input)
+        axes = [k + x.rank - len(a.normalized_shape) for k in range(len(a.normalized_shape))]
+        eps = float(self.torch.finfo(self.torch.float32).eps) if a.eps is None else float(a.eps)
+        return self.b.rms_norm(x, axes, self.weights(a.weight), eps)
+
+    def _groups(self, a: Args, groups: int) -> Value:
+        return self.b.group_norm(
+            self.value(a.input), groups, self.weights(a.weight), self.weights(a.bias), a.eps
+        )
 
     def _op_group_norm(self, a: Args) -> Value:
-        return self._groups(self.value(a.input), a.num_groups, a.weight, a.bias, a.eps)
+        return self._groups(a, a.num_groups)
 
     def _op_native_group_norm(self, a: Args) -> tuple[Value, None, None]:
-        return self._groups(self.value(a.input), a.group, a.weight, a.bias, a.eps), None, None
+        return self._groups(a, a.group), None, None
 
     def _op_instance_norm(self, a: Args) -> Value:
-        if not a.use_input_stats:
-            return self._batch_norm(a)
-        x = self.value(a.input)
-        return self._groups(x, x.shape[0], a.weight, a.bias, a.eps)
+        return self._groups(a, self.value(a.input).shape[0]) if a.use_input_stats else self._batch_norm(a)
 
 
 class Pools(Operands):
@@ -182,14 +181,16 @@ class Pools(Operands):
         return dims or refuse("never: over all axes it touches the batch axis (axis 0), name the axes")
 
     def _op_mean(self, a: Args) -> Value:
-        x, dims = self.value(a.self), self._dims(a)
-        over = sorted({self.b.axis(d, x.rank) for d in dims})
-        if over != list(range(over[0], over[-1] + 1)):
-            return self.b.reduce(x, "mean", dims, bool(a.keepdim))
-        return self.b.mean(x, dims, bool(a.keepdim))
+        return self.b.reduce(self.value(a.self), "mean", self._dims(a), bool(getattr(a, "keepdim", False)))
 
     def _op_sum(self, a: Args) -> Value:
-        return self.b.reduce(self.value(a.self), "sum", self._dims(a), bool(a.keepdim))
+        return self.b.reduce(self.value(a.self), "sum", self._dims(a), bool(getattr(a, "keepdim", False)))
+
+    def _op_prod(self, a: Args) -> Value:
+        return self.b.reduce(self.value(a.self), "prod", self._dims(a), bool(getattr(a, "keepdim", False)))
+
+    def _op_logsumexp(self, a: Args) -> Value:
+        return self.b.logsumexp(self.value(a.self), self._dims(a), bool(a.keepdim))
 
     def _op_amax(self, a: Args) -> Value:
         return self.b.reduce(self.value(a.self), "max", self._dims(a), bool(a.keepdim))
@@ -250,21 +251,23 @@ class Activations(Operands):
         return self.b.function(self.value(a.self), "gelu" if a.approximate == "none" else "gelu_tanh")
 
     def _op_softplus(self, a: Args) -> Value:
-        beta, x = float(a.beta), self.value(a.self)
-        if beta == 1:
-            return self.b.function(x, "softplus")
-        return self.b.multiply(self.b.function(self.b.multiply(x, beta), "softplus"), 1.0 / beta)
+        beta = float(a.beta)
+        y = self.b.function(self.b.multiply(self.value(a.self), beta), "softplus")
+        return self.b.multiply(y, 1.0 / beta)
 
     def _op_elu(self, a: Args) -> Value:
         x, alpha, scale, inner = self.value(a.self), float(a.alpha), float(a.scale), float(a.input_scale)
-        below = self.b.function(self.b.multiply(x, inner) if inner != 1 else x, "elu", None, 0.0)
-        below = self.b.multiply(below, alpha) if alpha != 1 else below
-        y = self.b.add(self.b.relu(x), below)
-        return self.b.multiply(y, scale) if scale != 1 else y
+        if (scale, inner * alpha) == (1, 1):
+            return self.b.celu(x, alpha)
+        if inner != 1:
+            refuse("not yet: elu with an input scale of its own")
+        return self.b.selu(x, alpha, scale)
 
     def _op_celu(self, a: Args) -> Value:
-        alpha = float(a.alpha)
-        return self._op_elu(Args(self=a.self, alpha=alpha, scale=1.0, input_scale=1.0 / alpha))
+        return self.b.celu(self.value(a.self), float(a.alpha))
+
+    def _op_selu(self, a: Args) -> Value:
+        return self.b.selu(self.value(a.self))
 
     def _op_log1p(self, a: Args) -> Value:
         return self.b.function(self.b.shift(self.value(a.self), 1.0), "log")
@@ -310,21 +313,17 @@ class Activations(Operands):
         return self.b.leaky_relu(self.value(a.self), (float(a.lower) + float(a.upper)) / 2)
 
     def _op_prelu(self, a: Args) -> Value:
-        """``w x + (1 - w) max(x, 0)``: the slopes stay secret."""
         x, w = self.value(a.self), self.weights(a.weight)
-        if w.size > 1:
-            w = w.reshape(-1, *(1,) * (x.rank - 2))
-        return self.b.add(
-            self.b.mul(x, Const(np.asarray(w))), self.b.mul(self.b.relu(x), Const(np.asarray(1.0 - w)))
-        )
+        slope = Const(w.reshape(-1, *(1,) * (x.rank - 2)) if w.size > 1 else w.reshape(1))
+        return self.b.prelu(x, lambda v: self.b.mul(v, slope))
 
     _op__prelu_kernel = _op_prelu
 
     def _op_hardsigmoid(self, a: Args) -> Value:
-        return self.b.piecewise(self.value(a.self), (-3.0, 3.0), (0.0, 0.0), (1 / 6, -1 / 6), 0.0, 0.0)
+        return self.b.hard_sigmoid(self.value(a.self), 1 / 6, 0.5)
 
     def _op_hardswish(self, a: Args) -> Value:
-        return self.b.multiply_values(self.value(a.self), self._op_hardsigmoid(a))
+        return self.b.hard_swish(self.value(a.self))
 
     def _op_abs(self, a: Args) -> Value:
         return self.b.absolute(self.value(a.self))
@@ -332,100 +331,75 @@ class Activations(Operands):
     def _op_sign(self, a: Args) -> Value:
         return self.b.sign(self.value(a.self))
 
+    _op_sgn = _op_sign
+
     def _op_threshold(self, a: Args) -> Value:
-        at, below = float(a.threshold), float(a.value)
-        return self.b.piecewise(self.value(a.self), (at,), (at - below,), (1.0,), 0.0, below)
+        return self.b.threshold(self.value(a.self), float(a.threshold), float(a.value))
 
     def _op_softshrink(self, a: Args) -> Value:
         at = float(a.lambd)
         return self.b.piecewise(self.value(a.self), (-at, at), (0.0, 0.0), (-1.0, 1.0), 1.0, at)
 
     def _op_hardshrink(self, a: Args) -> Value:
-        at = float(a.lambd)
-        return self.b.piecewise(self.value(a.self), (-at, at), (at, at), (-1.0, 1.0), 1.0, 0.0)
+        return self.b.shrink(self.value(a.self), float(a.lambd), 0.0)
 
-
-class Attention(Operands):
-    """Attention."""
+    # --- attention
 
     def _op_scaled_dot_product_attention(self, a: Args) -> Value:
         q, k, v = (self.value(x) for x in (a.query, a.key, a.value))
         if a.dropout_p:
             refuse("never: dropout in training mode is random, call .eval() before the export")
-        if getattr(a, "enable_gqa", False) or not q.rank == k.rank == v.rank > 2:
-            refuse("not yet: attention with different numbers of heads, or without a batch")
-        if self.private(a.attn_mask):
-            refuse("not yet: a mask that depends on private data")
-        scale = 1 / math.sqrt(q.shape[-1]) if a.scale is None else float(a.scale)
-        q = self.b.multiply(q, scale) if scale != 1 else q
-        order = [*range(k.rank - 2), k.rank - 1, k.rank - 2]
-        scores = self.b.matmul_values(q, self.b.transpose(k, order))
-        if a.is_causal:
-            ahead = np.triu(np.ones(scores.shape[-2:], dtype=bool), 1)
-            scores = self.masked(scores, ahead, -math.inf)
-        elif a.attn_mask is not None:
-            scores = self.biased(scores, a.attn_mask)
-        return self.b.matmul_values(self.b.softmax(scores, scores.rank - 1, False), v)
-
-    def biased(self, scores: Value, mask: Any) -> Value:
-        """Scores with a constant mask: booleans of what may be seen, or numbers to add."""
-        if mask.dtype == self.torch.bool:
-            return self.masked(scores, ~mask.detach().cpu().numpy(), -math.inf)
-        numbers = self.const(mask).array
-        hidden = np.isneginf(numbers)
-        if hidden.any():
-            return self.b.add(self.masked(scores, hidden, -math.inf), Const(np.where(hidden, 0.0, numbers)))
-        return self.b.add(scores, Const(numbers))
+        if getattr(a, "enable_gqa", False):
+            refuse("not yet: attention with different numbers of heads for queries and keys")
+        mask = None if a.attn_mask is None else self.operand(a.attn_mask)
+        return self.b.attention(q, k, v, a.scale, mask, bool(a.is_causal))
 
 
 class Recurrent(Operands):
     """Recurrent layers, one step of time after the other."""
 
     def _op_lstm(self, a: Args) -> tuple[Any, ...]:
-        return self._unrolled(a, list(a.hx) if hasattr(a, "hx") else [], 4, self._lstm_step)
+        return self._layers(a, "LSTM", (0, 3, 1, 2))
 
     def _op_gru(self, a: Args) -> tuple[Any, ...]:
-        return self._unrolled(a, [a.hx] if hasattr(a, "hx") else [], 3, self._gru_step)
+        return self._layers(a, "GRU", (1, 0, 2))
 
     def _op_rnn_tanh(self, a: Args) -> tuple[Any, ...]:
-        return self._unrolled(a, [a.hx] if hasattr(a, "hx") else [], 1, self._rnn_step("tanh"))
+        return self._layers(a, "RNN", (0,))
 
     def _op_rnn_relu(self, a: Args) -> tuple[Any, ...]:
-        return self._unrolled(a, [a.hx] if hasattr(a, "hx") else [], 1, self._rnn_step("relu"))
+        return self._layers(a, "RNN", (0,), (self.b.relu,))
 
-    def _unrolled(self, a: Args, hx: list[Any], gates: int, step: Callable[..., Any]) -> tuple[Any, ...]:
+    def _layers(self, a: Args, kind: str, order: tuple[int, ...], activations: Any = ()) -> tuple[Any, ...]:
+        """All layers and ways; `order` takes the gates from torch's order to ONNX's."""
         if not hasattr(a, "input"):
-            refuse(
-                "not yet: packed sequences, whose lengths are private, replace by padding all to one length"
-            )
+            refuse("not yet: packed sequences, their lengths are private, replace by padding to one length")
         x, at = self.seen(a.input)
         if x.rank != 3 or at != (0 if a.batch_first else 1):
             refuse(f"{APART}: use batch_first=True")
-        ways = 2 if a.bidirectional else 1
-        each = 4 if a.has_biases else 2
+        ways, each = (2 if a.bidirectional else 1), (4 if a.has_biases else 2)
         params = [self.weights(p) for p in a.params]
         hidden = params[1].shape[1]
-        if len(params) != each * ways * a.num_layers or params[1].shape[0] != gates * hidden:
+        if len(params) != each * ways * a.num_layers:
             refuse("not yet: a recurrent layer with projections")
-        last: list[list[Value]] = [[] for _ in hx]
+        hx = list(a.hx) if kind == "LSTM" else [a.hx]
+        ends: list[list[Value]] = [[] for _ in hx]
         for layer in range(a.num_layers):
             made = []
             for way in range(ways):
                 k = layer * ways + way
-                own = params[each * k : each * (k + 1)] + [np.zeros(gates * hidden)] * (4 - each)
-                state = [self._initial(h, k, x, hidden) for h in hx]
-                times = range(x.shape[0])[:: -1 if way else 1]
-                states = self._run(x, own, state, times, step)
-                made.append(self._rows([s[0] for s in states][:: -1 if way else 1]))
-                for kept, value in zip(last, states[-1], strict=True):
-                    kept.append(value)
+                own = params[each * k : each * (k + 1)] + [np.zeros(len(order) * hidden)] * (4 - each)
+                w, u, b, c = (
+                    v.reshape(len(order), hidden, *v.shape[1:])[list(order)].reshape(v.shape) for v in own
+                )
+                cell = Cell(kind, w, u, b, c, reverse=bool(way), activations=activations)
+                every, *last = self.b.recurrent(x, cell, *(self._initial(h, k, x, hidden) for h in hx))
+                made.append(every)
+                for kept, value in zip(ends, last, strict=False):
+                    kept += [value] if value is not None else []
             x = self.b.concat(made, 2) if ways > 1 else made[0]
-        ends = [Moved(self._rows(values), 1, 0, self.label()) for values in last]
-        return self.shown(x, at), *ends
-
-    def _rows(self, values: Sequence[Value]) -> Value:
-        rows = [self.b.unsqueeze(v, [1]) for v in values]
-        return self.b.concat(rows, 1) if len(rows) > 1 else rows[0]
+        rows = [[self.b.unsqueeze(v, [1]) for v in values] for values in ends]
+        return self.shown(x, at), *(Moved(self.b.concat(r, 1), 1, 0, self.label()) for r in rows)
 
     def _initial(self, h: Any, k: int, x: Value, hidden: int) -> Value | None:
         """One layer's initial state; None where the code itself makes it zero."""
@@ -438,72 +412,5 @@ class Recurrent(Operands):
             return None
         rows = self.weights(h)[k]
         if (rows != rows[:1]).any():
-            refuse("never: the initial state differs along the batch axis")
-        return self.constant_like(x, Const(rows[0]), (hidden,))
-
-    def _run(
-        self,
-        x: Value,
-        params: Sequence[Any],
-        state: list[Value | None],
-        times: Sequence[int],
-        step: Callable[..., Any],
-    ) -> list[list[Value]]:
-        w, u, b, c = params
-        gates, inner = self._order(w, u, b, c, step)
-        ahead = self.b.linear(x, *gates)  # what comes from outside, for all times at once
-        states: list[Any] = []
-        for t in times:
-            pre = self.b.take(ahead, 1, (t,)) if len(times) > 1 else ahead
-            pre = self.b.reshape(pre, (self.b.batch, ahead.shape[1]))
-            state = step(pre, inner, *state)
-            states.append(state)
-        return states
-
-    def _order(self, w: Any, u: Any, b: Any, c: Any, step: Callable[..., Any]) -> tuple[Any, Any]:
-        """Weights and bias of what comes from outside, and of what comes from the state before."""
-        if step == self._lstm_step:  # the three that take a sigmoid side by side
-            w, u, b, c = (v.reshape(4, -1, *v.shape[1:])[[0, 1, 3, 2]].reshape(v.shape) for v in (w, u, b, c))
-        if step == self._gru_step:
-            return (w.T, b), (u.T, c)
-        return (w.T, b + c), (u.T, None)
-
-    def _part(self, x: Value, k: int, size: int, count: int = 1) -> Value:
-        return self.b.take(x, 1, tuple(range(k * size, (k + count) * size)))
-
-    def _lstm_step(self, pre: Value, inner: Any, h: Value | None, c: Value | None) -> list[Value]:
-        size = pre.shape[0] // 4
-        if h is not None:
-            pre = self.b.add(pre, self.b.linear(h, *inner))
-        three = self.b.function(self._part(pre, 0, size, 3), "sigmoid")
-        fresh = self.b.function(self._part(pre, 3, size), "tanh")
-        c_new = self.b.multiply_values(self._part(three, 0, size), fresh)
-        if c is not None:
-            c_new = self.b.add(self.b.multiply_values(self._part(three, 1, size), c), c_new)
-        return [self.b.multiply_values(self._part(three, 2, size), self.b.function(c_new, "tanh")), c_new]
-
-    def _gru_step(self, pre: Value, inner: Any, h: Value | None) -> list[Value]:
-        size = pre.shape[0] // 3
-        if h is None:  # r * bias, with the bias as secret as it is
-            gate = self.b.scale(self._part(pre, 0, size, 2), 1, 1.0, inner[1][: 2 * size])
-            two = self.b.function(gate, "sigmoid")
-            kept = self.b.scale(self._part(two, 0, size), 1, inner[1][2 * size :], 0.0)
-        else:
-            own = self.b.linear(h, *inner)
-            two = self.b.function(
-                self.b.add(self._part(pre, 0, size, 2), self._part(own, 0, size, 2)), "sigmoid"
-            )
-            kept = self.b.multiply_values(self._part(two, 0, size), self._part(own, 2, size))
-        fresh = self.b.function(self.b.add(self._part(pre, 2, size), kept), "tanh")
-        z = self._part(two, 1, size)
-        if h is None:
-            return [self.b.add(fresh, self.b.multiply_values(z, fresh), sign=-1.0)]
-        return [self.b.add(fresh, self.b.multiply_values(z, self.b.add(h, fresh, sign=-1.0)))]
-
-    def _rnn_step(self, name: str) -> Callable[..., Any]:
-        def step(pre: Value, inner: Any, h: Value | None) -> list[Value]:
-            if h is not None:
-                pre = self.b.add(pre, self.b.linear(h, *inner))
-            return [self.b.relu(pre) if name == "relu" else self.b.function(pre, "tanh")]
-
-        return step
+            refuse("never: the initial state differs along the batch axis (axis 0)")
+        return self.b.secret(rows[0], x)

@@ -11,15 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from privinfer.graph import ir
 from privinfer.graph.build import Const, Value, refuse
-from privinfer.graph.torch_ops import APART, MASKED, Args, Moved, Operands
+from privinfer.graph.build_parts import softened
+from privinfer.graph.torch_ops import APART, Args, Moved, Operands
+
+ABSOLUTE = ir.Piecewise((0.0,), (0.0,), (2.0,), -1.0)
 
 
 class Arithmetic(Operands):
     """Operators on one or two values, elementwise or between matrices."""
 
     def _op_add(self, a: Args) -> Value:
-        return self.b.add(self.operand(a.self), self.times(a.other, getattr(a, "alpha", 1)))
+        return self.b.add(self.filling(a.self), self.filling(self.times(a.other, getattr(a, "alpha", 1))))
 
     def _op_sub(self, a: Args) -> Value:
         return self.b.add(self.operand(a.self), self.times(a.other, getattr(a, "alpha", 1)), sign=-1.0)
@@ -28,8 +32,6 @@ class Arithmetic(Operands):
         return self.b.add(self.operand(a.other), self.times(a.self, a.alpha), sign=-1.0)
 
     def _op_mul(self, a: Args) -> Value:
-        if self.private(a.self, a.other):
-            return self.b.multiply_values(self.value(a.self), self.value(a.other))
         return self.b.mul(self.operand(a.self), self.operand(a.other))
 
     def _op_square(self, a: Args) -> Value:
@@ -39,11 +41,14 @@ class Arithmetic(Operands):
     def _op_div(self, a: Args) -> Value:
         if getattr(a, "rounding_mode", None) is not None:
             refuse("not yet: division with rounding")
-        if self.private(a.other):
-            x, y = self.operand(a.self), self.value(a.other)
-            inverse = self.b.function(y, "reciprocal")
-            return self.b.multiply_values(x, inverse) if isinstance(x, Value) else self.b.mul(x, inverse)
-        return self.b.div(self.operand(a.self), self.operand(a.other))
+        x, y = self.operand(a.self), self.operand(a.other)
+        if isinstance(x, Value) and isinstance(y, Value):
+            shifted = self.b.made_by(y, ir.Shift)
+            if shifted is not None and shifted.op == ir.Shift(1.0):
+                size = self.b.made_by(self.b.source(shifted), ir.Piecewise)
+                if size is not None and size.inputs == (x.name,) and size.op == ABSOLUTE:
+                    return self.b.function(x, "softsign")
+        return self.b.div(x, y)
 
     def _op_neg(self, a: Args) -> Value:
         return self.b.multiply(self.value(a.self), -1.0)
@@ -51,14 +56,7 @@ class Arithmetic(Operands):
     def _op_pow(self, a: Args) -> Value:
         if not self.private(a.self):
             refuse("not yet: a constant to the power of a private value")
-        x, power = self.value(a.self), self.number(a.exponent, "an exponent")
-        if power == 1:
-            return x
-        if power in (2, 3, 4):
-            square = self.b.multiply_values(x, x)
-            return square if power == 2 else self.b.multiply_values(square, x if power == 3 else square)
-        name = {0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}.get(power)
-        return self.b.function(x, name) if name else refuse(f"not yet: the power {power:g}")
+        return self.b.power(self.value(a.self), self.number(a.exponent, "an exponent"))
 
     def _op_addmm(self, a: Args) -> Value:
         y = self._product(a.mat1, a.mat2)
@@ -67,20 +65,10 @@ class Arithmetic(Operands):
 
     def _product(self, x: Any, y: Any) -> Value:
         if self.private(x, y):
-            left, right = self.value(x), self.value(y)
-            if left.rank != right.rank or left.rank < 3:
-                refuse(f"not yet: the product of private values with {left.rank} and {right.rank} axes")
-            return self.b.matmul_values(left, right)
+            return self.b.matmul_values(self.value(x), self.value(y))
         if self.private(x):
             return self.b.matmul(self.value(x), self.weights(y))
-        w, right = self.weights(x), self.value(y)
-        if w.ndim != 2 or right.rank < 3:
-            refuse("not yet: a constant left operand but a matrix, replace by x @ w")
-        turned = self._turned(right)
-        return self._turned(self.b.linear(turned, w.T))
-
-    def _turned(self, x: Value) -> Value:
-        return self.b.transpose(x, [*range(x.rank - 2), x.rank - 1, x.rank - 2])
+        return self.b.matmul_left(self.weights(x), self.value(y))
 
     def _op_matmul(self, a: Args) -> Value:
         return self._product(a.self, a.other)
@@ -150,31 +138,49 @@ class Arithmetic(Operands):
     def _compare(self, a: Args, how: str) -> Any:
         x = a.self
         if isinstance(a.other, int | float) and math.isinf(a.other):
-            always = {"gt": a.other < 0, "ge": a.other < 0, "lt": a.other > 0, "le": a.other > 0}
-            made = self.torch.full(a.out, always.get(how, how == "ne"), dtype=self.torch.bool)
+            always = how == "!=" or (how[0] in "<>" and (how[0] == ">") == (a.other < 0))
+            made = self.torch.full(a.out, always, dtype=self.torch.bool)
             self.public.add(id(made))
             return made
         return self.b.compare(self.operand(x), self.operand(a.other), how)
 
     def _op_gt(self, a: Args) -> Any:
-        return self._compare(a, "gt")
+        return self._compare(a, ">")
 
     def _op_ge(self, a: Args) -> Any:
-        return self._compare(a, "ge")
+        return self._compare(a, ">=")
 
     def _op_lt(self, a: Args) -> Any:
-        return self._compare(a, "lt")
+        return self._compare(a, "<")
 
     def _op_le(self, a: Args) -> Any:
-        return self._compare(a, "le")
+        return self._compare(a, "<=")
 
     def _op_eq(self, a: Args) -> Any:
-        if isinstance(a.other, int | float) and math.isinf(a.other):
-            return self._compare(a, "eq")
-        refuse("not yet: equality of private values, replace by >= and <=")
+        return self._compare(a, "==")
+
+    def _op_ne(self, a: Args) -> Any:
+        return self._compare(a, "!=")
 
     def _op_logical_not(self, a: Args) -> Value:
-        return self.b.add(Const(np.asarray(1.0), True), self.value(a.self), sign=-1.0)
+        return self.b.logical("not", self.value(a.self))
+
+    _op_bitwise_not = _op_logical_not
+
+    def _op_logical_and(self, a: Args) -> Value:
+        return self.b.logical("and", self.value(a.self), self.value(a.other))
+
+    _op_bitwise_and = _op_logical_and
+
+    def _op_logical_or(self, a: Args) -> Value:
+        return self.b.logical("or", self.value(a.self), self.value(a.other))
+
+    _op_bitwise_or = _op_logical_or
+
+    def _op_logical_xor(self, a: Args) -> Value:
+        return self.b.logical("xor", self.value(a.self), self.value(a.other))
+
+    _op_bitwise_xor = _op_logical_xor
 
     def _op_maximum(self, a: Args) -> Value:
         return self.b.max_of(self.operand(a.self), self.operand(a.other))
@@ -182,30 +188,16 @@ class Arithmetic(Operands):
     def _op_minimum(self, a: Args) -> Value:
         return self.b.min_of(self.operand(a.self), self.operand(a.other))
 
-    def _mask(self, v: Any) -> Any:
-        """A constant mask as booleans."""
-        if not isinstance(v, self.torch.Tensor) or v.dtype != self.torch.bool:
-            refuse("not yet: a mask that is no tensor of booleans")
-        return v.detach().cpu().numpy()
-
     def _op_where(self, a: Args) -> Any:
-        if self.private(a.condition):
-            return self.b.where(self.value(a.condition), self.operand(a.self), self.operand(a.other))
-        mask = self._mask(a.condition)
-        if id(a.condition) in self.public and (mask.all() or not mask.any()):
+        mask = a.condition
+        if id(mask) in self.public and (mask.all() or not mask.any()):
             return a.self if mask.all() else a.other
-        first = self.masked(a.self, ~mask, 0.0) if self.private(a.self) else None
-        second = self.masked(a.other, mask, 0.0) if self.private(a.other) else None
-        if first is not None and second is not None:
-            return self.b.add(first, second)
-        constant = self.const(a.other if first is not None else a.self).array
-        chosen = mask if first is None else ~mask
-        x = a.self if first is not None else a.other
-        return self.masked(x, chosen, constant)
+        return self.b.where(self.operand(mask), self.filling(a.self), self.filling(a.other))
 
     def _op_masked_fill(self, a: Args) -> Value:
-        if self.private(a.mask):
-            x = self.operand(a.self)
-            fill = self.number(a.value, "a value to fill with")
-            return self.b.where(self.value(a.mask), self.const(max(fill, -MASKED)), x)
-        return self.masked(a.self, self._mask(a.mask), self.const(a.value).array)
+        return self.b.where(self.operand(a.mask), self.filling(a.value), self.operand(a.self))
+
+    def filling(self, v: Any) -> Value | Const:
+        """An operand; minus infinity is taken to stand in front of a softmax."""
+        x = self.operand(v)
+        return softened(x) if isinstance(x, Const) and np.isneginf(x.array).any() else x

@@ -20,8 +20,6 @@ from privinfer.graph.build import Const, Value, refuse
 
 Args = SimpleNamespace
 
-# What stands for minus infinity in front of a softmax, whose largest argument has to lie 20 above.
-MASKED = 1024.0
 APART = "never: it touches the batch axis (axis 0), samples have to stay apart"
 
 
@@ -68,7 +66,8 @@ class Operands:
                 refuse("not yet: quantised, complex or sparse weights, export floating-point weights")
             if v.dtype in (self.torch.int8, self.torch.uint8):
                 refuse(f"not yet: weights of type {v.dtype}, export the model with floating-point weights")
-            return Const(v.detach().cpu().to(self.torch.float64).numpy(), public=id(v) in self.public)
+            kept = v if v.dtype == self.torch.bool else v.to(self.torch.float64)
+            return Const(kept.detach().cpu().numpy(), public=id(v) in self.public)
         if isinstance(v, bool) or not isinstance(v, int | float):
             refuse(f"not yet: an operand of type {type(v).__name__}")
         return Const(np.asarray(float(v)), public=True)
@@ -138,25 +137,6 @@ class Operands:
         x, at = self.seen(v)
         axis = self.axis(dim, x.rank, at)
         return x, self.b.axis(axis, x.rank), at
-
-    def masked(self, v: Any, mask: Any, fill: Any) -> Value:
-        """A value with a constant in the place of some of its entries: they stay as secret as weights."""
-        x = self.value(v)
-        fill = np.where(np.isneginf(fill), -MASKED, fill)
-        keep = Const(np.asarray(1.0 - mask))
-        return self.b.add(self.b.mul(x, keep), Const(np.asarray(mask * fill, dtype=np.float64)))
-
-    def constant_like(self, x: Value, c: Const, shape: Sequence[int]) -> Value:
-        """A constant of one sample's `shape` as a value: nothing of x, plus the constant."""
-        size = math.prod(shape)
-        flat = self.b.reshape(x, (self.b.batch, math.prod(x.shape)))
-        nothing = self.b.take(flat, 1, (-1,) * size)
-        array = self.b.weights(c)
-        full = np.broadcast_to(array, (self.b.batch, *shape)).reshape(self.b.batch, -1)
-        if (full != full[:1]).any():
-            refuse("never: the constant differs along the batch axis (axis 0)")
-        y = self.b.add(nothing, Const(full[0], c.public))
-        return self.b.reshape(y, (self.b.batch, *shape))
 
 
 class Shapes(Operands):
@@ -334,20 +314,7 @@ class Shapes(Operands):
         return v  # type: ignore[no-any-return]
 
     def _op_cat(self, a: Args) -> Value:
-        parts = [self.operand(x) for x in a.tensors]
-        (first, *_) = values = [x for x in parts if isinstance(x, Value)]
-        if len(values) < len(parts):
-            axis = self.b.axis(a.dim, first.rank)
-            full = [
-                p
-                if isinstance(p, Value)
-                else self.constant_like(first, p, p.array.shape[1:])
-                if p.array.ndim == first.rank and p.array.shape[0] in (1, self.b.batch)
-                else refuse("not yet: concatenation with a constant of other axes")
-                for p in parts
-            ]
-            return self.b.concat(full, axis)
-        return self.b.concat(parts, a.dim)
+        return self.b.concat([self.operand(x) for x in a.tensors], a.dim)
 
     def _op_stack(self, a: Args) -> Value | Moved:
         parts = [self._op_unsqueeze(Args(self=x, dim=a.dim)) for x in a.tensors if self.private(x)]
@@ -361,14 +328,26 @@ class Shapes(Operands):
         return self.shown(self.b.concat([self.seen(p)[0] for p in parts], axis), at)
 
     def _op_pad(self, a: Args) -> Value:
-        x = self.value(a.self)
-        if getattr(a, "mode", "constant") != "constant":
-            refuse("not yet: padding other than with zeros")
+        x, mode = self.value(a.self), getattr(a, "mode", "constant")
         pairs = list(zip(a.pad[::2], a.pad[1::2], strict=True))[::-1]
         pairs = [(0, 0)] * (x.rank - len(pairs)) + pairs
-        return self.b.pad(x, [p[0] for p in pairs], [p[1] for p in pairs], float(a.value or 0))
+        before, after = [p[0] for p in pairs], [p[1] for p in pairs]
+        modes = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+        if mode != "constant":
+            return self.b.mirror(x, before, after, modes[mode])
+        return self.b.pad(x, before, after, float(a.value or 0))
 
     _op_constant_pad_nd = _op_pad
+
+    def _op_reflection_pad2d(self, a: Args, mode: str = "reflect") -> Value:
+        return self._op_pad(Args(self=a.self, pad=a.padding, mode=mode))
+
+    _op_reflection_pad1d = _op_reflection_pad2d
+
+    def _op_replication_pad2d(self, a: Args) -> Value:
+        return self._op_reflection_pad2d(a, "replicate")
+
+    _op_replication_pad1d = _op_replication_pad2d
 
     def _op_upsample_nearest2d(self, a: Args) -> Value:
         x = self.value(a.self if hasattr(a, "self") else a.input)

@@ -48,7 +48,9 @@ def declared(program: fp.Program, table: Table, batch: int) -> dict[Key, int]:
             add(Phase.SETUP, roles.MODEL_OWNER, evaluator, linear.weights_size(op, k))
         for step in program.steps:
             cost = roles.step_cost(program, step, batch)
-            add(Phase.OFFLINE, roles.HELPER, evaluator, cost.dealt[k])
+            passed = roles.passed_on(cost, table.network)
+            add(Phase.OFFLINE, roles.HELPER, evaluator, cost.dealt[k] - passed[1 - k])
+            add(Phase.OFFLINE, evaluator, roles.EVALUATORS[1 - k], passed[k])
             add(Phase.ONLINE, evaluator, roles.HELPER, cost.asked)
             add(Phase.ONLINE, roles.HELPER, evaluator, cost.answered[k])
         for step, reveal in program.reveals():

@@ -16,7 +16,9 @@ class Cost:
     opened : int
         Bytes each evaluator sends the other online.
     dealt : tuple of int
-        Bytes the helper sends E1 and E2 offline.
+        Bytes that the helper deals E1 and E2 offline.
+    common : int
+        How many of these are the same for both: on a slow line each evaluator passes a half on.
     asked : int
         Bytes each evaluator sends the helper online.
     answered : tuple of int
@@ -26,6 +28,7 @@ class Cost:
     rounds: int = 0
     opened: int = 0
     dealt: tuple[int, int] = (0, 0)
+    common: int = 0
     asked: int = 0
     answered: tuple[int, int] = (0, 0)
 

@@ -105,7 +105,7 @@ SEQ: dict[str, Sequence[int | str]] = {"x": ("N", 5, 6)}
         ([n("MatMul", "x w", "h"), n("Sub", "b h")], SEQ, {"w": w(6, 2), "b": w(1)}, ["Linear"]),
         ([n("MatMul", "x w", "h"), n("Mul", "h b")], SEQ, {"w": w(6, 2), "b": w(5, 1)}, ["Linear", "Scale"]),
         ([n("Add", "x b")], SEQ, {"b": w(5, 1)}, ["Scale"]),
-        ([n("Add", "x b")], SEQ, {"b": np.tile(w(5, 1), (1, 6))}, ["Scale"]),
+        ([n("Add", "x b")], SEQ, {"b": np.tile(w(5, 1), (1, 6))}, ["Reshape", "Scale", "Reshape"]),
         ([n("Sub", "x b")], VEC, {"b": w()}, ["Scale"]),
         ([n("Mul", "b x")], IMG, {"b": w(4, 1, 1)}, ["Scale"]),
         ([n("Div", "x b")], IMG, {"b": w(1, 4, 1, 1) + 4}, ["Scale"]),

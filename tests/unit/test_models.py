@@ -26,9 +26,7 @@ def loaded(name: str) -> tuple[Any, ir.Model]:
     exhibit = zoo.ZOO[name]
     module = exhibit.build().double()
     calibration = exhibit.rows(CALIBRATION, 1) if exhibit.calibrated else None
-    model = from_torch(
-        module, exhibit.shapes, exhibit.ranges, calibration=calibration, **exhibit.options
-    )
+    model = from_torch(module, exhibit.shapes, exhibit.ranges, calibration=calibration, **exhibit.options)
     return module, model
 
 

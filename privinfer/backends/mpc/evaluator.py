@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from privinfer.backends.mpc import roles
 from privinfer.backends.mpc.helper import agree, pair_seed
 from privinfer.errors import IntegrityError
 from privinfer.graph import fixedpoint as fp
+from privinfer.protocols.cost import Cost
 from privinfer.protocols.mpc import dealing, inputs, linear, opening, outputs
 from privinfer.protocols.mpc.blinded import BlindedReluGate
 from privinfer.protocols.mpc.dealing import Dealt
@@ -187,10 +188,10 @@ class Evaluator(Idle):
         for step in program.steps:
             if step.index in masks:
                 continue
-            size = roles.step_cost(program, step, ready.batch).dealt[self.index]
-            parcel = (yield from get(Receive(roles.HELPER, step.index, size))) if size else b""
+            cost = roles.step_cost(program, step, ready.batch)
+            parcel, dealers = yield from self._parcel(cost, network, step, get)
             dealt = Dealt(self.index, stream, scope, step.index, parcel)
-            with blame(self.table.party[roles.HELPER], step.node):
+            with blame(dealers, step.node):
                 gate = self._prepare(step, dealt, [masks[i] for i in step.inputs], standing, between)
                 dealt.finish()
             if isinstance(gate, Gate):
@@ -204,6 +205,23 @@ class Evaluator(Idle):
             for role in self.table.party:
                 if role.startswith(("owner:", "receiver:")):
                     yield Send(role, roles.READY, (left or 0).to_bytes(inputs.BATCH_BYTES, "little"))
+
+    def _parcel(
+        self, cost: Cost, network: Network, step: fp.Step, get: Get
+    ) -> Generator[Send | Receive, Any, tuple[bytes, str]]:
+        """What was dealt for a step, and whom to name where it is malformed."""
+        passed = roles.passed_on(cost, network)
+        mine, theirs = passed[self.index], passed[1 - self.index]
+        size = cost.dealt[self.index] - theirs
+        parcel = (yield from get(Receive(roles.HELPER, step.index, size))) if size else b""
+        dealers = self.table.party[roles.HELPER]
+        if not mine:
+            return parcel, dealers
+        own, rest = parcel[:mine], parcel[mine:]
+        yield Send(self.other, step.index, own)
+        other = yield Receive(self.other, step.index, theirs)
+        halves = (own, other) if self.index == 0 else (other, own)
+        return b"".join((*halves, rest)), f"{dealers} or {self.table.party[self.other]}"
 
     def _prepare(
         self,

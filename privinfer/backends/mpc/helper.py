@@ -87,7 +87,12 @@ class Helper(Idle):
                 continue
             dealer.step = step.index
             masks[step.index] = self._deal(step, dealer, [masks[i] for i in step.inputs])
-            for evaluator, parcel in zip(roles.EVALUATORS, dealer.collect(), strict=True):
+            parcels = list(dealer.collect())
+            cost = roles.step_cost(self.chosen, step, rows)
+            one, two = roles.passed_on(cost, network)
+            if one:  # E1 gets the first part of what is common, E2 the second; they exchange these
+                parcels = [parcels[0][:one] + parcels[0][one + two :], parcels[1][one:]]
+            for evaluator, parcel in zip(roles.EVALUATORS, parcels, strict=True):
                 if parcel:
                     yield Send(evaluator, step.index, parcel)
             yield Progress(step.index + 1, total, step.node)

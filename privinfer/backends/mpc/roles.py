@@ -23,6 +23,11 @@ AHEAD = Network("fss")  # what is dealt ahead asks nobody online
 CHUNK_BYTES = 512 << 20  # what one chunk of a batch may take at an evaluator
 
 
+# What a machine gets through (sealing, copying), however fast its line: seen on two cores.
+MACHINE_BYTES = 250e6
+HOP_SECONDS = 0.0002
+
+
 def owner(party: str) -> str:
     """Role of a party that owns inputs."""
     return f"owner:{party}"
@@ -62,6 +67,19 @@ def step_cost(program: fp.Program, step: fp.Step, batch: int) -> Cost:
             return Cost()
 
 
+def passed_on(cost: Cost, network: Network) -> tuple[int, int]:
+    """Bytes of a step's common part that E1 passes on to E2, and E2 to E1.
+
+    Correction words of keys are the same for both evaluators. Where the line decides, the helper sends each
+    of them one half only: its own line carries half as much, and theirs were idle.
+    """
+    half = cost.common // 2
+    rate = network.bandwidth / 8
+    if rate >= MACHINE_BYTES or half / rate <= network.round_trip / 2 + HOP_SECONDS:
+        return 0, 0
+    return half, cost.common - half
+
+
 def compile_for(table: Table) -> fp.Program:
     """The program of a session: exact where a receiver takes part in computing."""
     exact = needs_exact((table.party[e] for e in EVALUATORS), table.party[HELPER], table.receivers.values())
@@ -95,11 +113,6 @@ def asking(program: fp.Program) -> list[fp.Step]:
     ends = _ends(program)
     asked = [s for s in program.steps if isinstance(s.operation, fp.Rectify) and s.operation.blinded]
     return sorted(asked, key=lambda s: (max(ends[i] for i in s.inputs), s.index))
-
-
-# What a machine gets through (sealing, copying), however fast its line: seen on two cores.
-MACHINE_BYTES = 250e6
-HOP_SECONDS = 0.0002
 
 
 def choose(program: fp.Program, network: Network, batch: int) -> fp.Program:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privinfer import _kernels
-from privinfer.protocols.mpc.dealing import Dealer, Dealt, packed_size, tweak
+from privinfer.protocols.mpc.dealing import Dealer, Dealt, pack, packed_size, tweak
 from privinfer.protocols.randomness import U64, Secret
 
 BLOCK = 16
@@ -44,10 +44,9 @@ def deal(dealer: Dealer, threshold: U64, domain_bits: int) -> None:
     cw, vcw, leaf = _kernels.dcf_gen(
         t, domain_bits, np.ascontiguousarray(roots), tweak(dealer.scope, dealer.step)
     )
-    for evaluator in (0, 1):
-        dealer.parcels[evaluator].extend((cw.tobytes(), leaf.tobytes()))
-        if levels(domain_bits):
-            dealer.give(evaluator, vcw, levels(domain_bits))
+    dealer.common.extend((cw.tobytes(), leaf.tobytes()))
+    if levels(domain_bits):
+        dealer.common.append(pack(vcw, levels(domain_bits)))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -52,6 +52,8 @@ class Dealer(Secret):
         With E1 and with E2.
     private : Stream
         Of a fresh seed that nobody else has.
+    common : list of bytes
+        What both evaluators get alike; it comes first in their parcels.
     """
 
     streams: tuple[Stream, Stream]
@@ -59,6 +61,7 @@ class Dealer(Secret):
     private: Stream = field(init=False)
     step: int = 0
     parcels: tuple[list[bytes], list[bytes]] = field(default_factory=lambda: ([], []))
+    common: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.private = Stream(Seed.fresh(), self.scope, "helper")
@@ -87,8 +90,9 @@ class Dealer(Secret):
         """What this step sends to E1 and to E2; the next step begins empty."""
         found = []
         for parcel in self.parcels:
-            found.append(b"".join(parcel))
+            found.append(b"".join((*self.common, *parcel)))
             parcel.clear()  # before the other is joined: these are the largest copies that a helper makes
+        self.common.clear()
         return found[0], found[1]
 
 

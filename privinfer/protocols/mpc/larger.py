@@ -39,6 +39,7 @@ def cost(step: fp.Step, batch: int) -> Cost:
     return Cost(
         rounds=2,
         opened=packed_size(pairs, 1) + packed_size(count, n),
+        common=keys,
         dealt=(keys, keys + packed_size(pairs, 1) + packed_size(pairs, n) + packed_size(count, n)),
     )
 

@@ -72,6 +72,7 @@ def cost(step: fp.Step, op: fp.Pieces, bits: int, batch: int) -> Cost:
     return Cost(
         rounds=2,
         opened=packed_size(len(op.breaks) * count, 1) + packed_size(count, step.type.bits),
+        common=keys,
         dealt=(keys, keys + shares + rescale.size(step, op.shift, count)),
     )
 

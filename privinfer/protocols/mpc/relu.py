@@ -46,6 +46,7 @@ def cost(step: fp.Step, bits: int, batch: int) -> Cost:
     return Cost(
         rounds=2,
         opened=packed_size(count, 1) + 8 * count,
+        common=keys,
         dealt=(keys, keys + sum(packed_size(count, b) for _, b in products(bits))),
     )
 

@@ -84,6 +84,7 @@ def cost(step: fp.Step, op: fp.Table, bits: int, batch: int) -> Cost:
     return Cost(
         rounds=1,
         opened=packed_size(count, step.type.bits),
+        common=keys,
         dealt=(keys, keys + rescale.size(step, op.shift, count)),
     )
 
@@ -101,8 +102,7 @@ def deal(step: fp.Step, op: fp.Table, dealer: Dealer, x: MaskPair) -> MaskPair:
     cw, final = _kernels.dpf_gen(
         alpha, payload, op.cell_bits, np.ascontiguousarray(roots), tweak(dealer.scope, dealer.step), cut(op)
     )
-    for parcel in dealer.parcels:
-        parcel.extend((cw.tobytes(), final.tobytes()))
+    dealer.common.extend((cw.tobytes(), final.tobytes()))
     return rescale.deal(step, op.shift, dealer, r.shape)
 
 

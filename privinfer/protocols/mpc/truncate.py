@@ -40,6 +40,7 @@ def cost(step: fp.Step, op: fp.Truncate, batch: int) -> Cost:
     return Cost(
         rounds=2,
         opened=packed_size(count, 1) + packed_size(count, n),
+        common=keys,
         dealt=(keys, keys + 2 * packed_size(count, n)),
     )
 
