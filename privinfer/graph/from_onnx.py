@@ -1,20 +1,21 @@
 """Import of ONNX models, opset 7 and later, as the model owner's own process reads them.
 
 A file is treated as hostile: it is parsed once from bytes, never follows a path to external data, and ends
-in a model or in an error of this library. What becomes secret is written in :mod:`privinfer.graph.build`.
+in a model or in an error of this library. What becomes secret is written in :mod:`privinfer.graph.build`;
+how each operator is converted in :mod:`privinfer.graph.onnx_ops` and :mod:`privinfer.graph.onnx_layers`.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from privinfer.errors import ConfigError, ModelUnsupported, PrivinferError
-from privinfer.graph import build, ir, rewrite
+from privinfer.graph import build, ir, onnx_ml, rewrite
 from privinfer.graph.build import Const, Value, refuse
 
 if TYPE_CHECKING:
@@ -26,19 +27,23 @@ MIN_OPSET = 7
 _MALFORMED = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, AttributeError)
 
 RANGE_KEY = "privinfer.range."
+TABLE = {**onnx_ops.TABLE, **onnx_layers.TABLE}
+
+UserFunctions = Mapping[str, tuple[Callable[[Any], Any], float, float]]
 
 
 def from_onnx(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto,
     ranges: build.Ranges | None = None,
     *,
+    functions: UserFunctions | None = None,
     precision: ir.Precision = ir.Precision(),  # noqa: B008 - frozen
 ) -> ir.Model:
     """Read an ONNX model.
 
     Axis 0 of every input is the batch, symbolic or fixed; the model then runs with any batch. Initializers
-    are secret weights, also those of one element; one-element ``Constant`` nodes that multiply or divide
-    are public architecture (:class:`privinfer.graph.ir.Multiply`).
+    are secret weights, also those of one element; one-element ``Constant`` nodes are public architecture
+    (:class:`privinfer.graph.ir.Multiply`, :class:`privinfer.graph.ir.Shift`).
 
     Parameters
     ----------
@@ -46,7 +51,12 @@ def from_onnx(
         The model, at most 512 MiB, weights embedded.
     ranges : mapping of (low, high), optional
         What the inputs' values are promised to lie in; otherwise what the file's metadata says
-        (``privinfer.range.NAME`` = ``LOW:HIGH``), or :data:`privinfer.graph.ir.DEFAULT_RANGE`.
+        (``privinfer.range.NAME`` = ``LOW:HIGH``), or :data:`privinfer.graph.ir.DEFAULT_RANGE`. Under the
+        name of a node, what goes into its function: the argument of a logarithm or of a root, the divisor of
+        a division, the variance of a normalisation.
+    functions : mapping of (callable, low, high), optional
+        Functions of one variable of your own, by the type of a custom operator or by the name of a node:
+        from a float64 array to one of the same shape, and the range they are needed on.
     precision : Precision, optional
         Declared with the model.
 
@@ -66,8 +76,27 @@ def from_onnx(
         import onnx  # noqa: PLC0415 - an optional dependency
     except ImportError:
         raise ConfigError("onnx is not installed", hint="pip install 'privinfer[onnx]'") from None
-    proto = _load(onnx, source)
-    return _Importer(onnx, proto, ranges).model(precision)
+    proto = onnx_ml.prepare(onnx, _load(onnx, source))
+    proto = onnx_ml.prepare(onnx, proto)
+    return _Importer(onnx, proto, ranges, _registered(functions)).model(precision)
+
+
+def _registered(given: UserFunctions | None) -> dict[str, tuple[float, float]]:
+    """Make the caller's functions known in this process; gives their ranges."""
+    ends: dict[str, tuple[float, float]] = {}
+    for name, entry in (given or {}).items():
+        try:
+            fn, low, high = entry
+            low, high = float(low), float(high)
+        except (TypeError, ValueError):
+            raise ConfigError(f"the function {name!r} is not (callable, low, high)") from None
+        if not (callable(fn) and math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ConfigError(f"the function {name!r} is not (callable, low, high) with low < high")
+        if not 0 < len(name) <= 90 or not name.isprintable():
+            raise ConfigError("a function has an empty, long or unprintable name")
+        functions.register(f"own.{name}", fn)
+        ends[name] = (low, high)
+    return ends
 
 
 def _load(onnx: Any, source: object) -> Any:
@@ -125,7 +154,7 @@ def _need_text(message: Any) -> None:
                 _need_text(v)
 
 
-def _stored_ranges(proto: Any, names: list[str]) -> dict[str, tuple[float, float]]:
+def _stored_ranges(proto: Any, names: Iterable[str]) -> dict[str, tuple[float, float]]:
     """Ranges the file itself carries: metadata ``privinfer.range.NAME`` = ``LOW:HIGH``."""
     found: dict[str, tuple[float, float]] = {}
     for entry in proto.metadata_props:
@@ -143,19 +172,25 @@ def _stored_ranges(proto: Any, names: list[str]) -> dict[str, tuple[float, float
 class _Importer:
     """One pass over the nodes of a graph."""
 
-    def __init__(self, onnx: Any, proto: Any, ranges: build.Ranges | None) -> None:
+    def __init__(
+        self,
+        onnx: Any,
+        proto: Any,
+        ranges: build.Ranges | None,
+        own: Mapping[str, tuple[float, float]],
+    ) -> None:
         self.onnx = onnx
         self.graph = proto.graph
+        self.own = own
         versions = [o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")]
         self.opset = int(versions[0]) if versions else 0
         constants = {t.name for t in self.graph.initializer}
         constants |= {t.values.name for t in self.graph.sparse_initializer}
         sources = [i for i in self.graph.input if i.name not in constants]
         names = [i.name for i in sources]
-        checked = build.check_ranges({**_stored_ranges(proto, names), **(ranges or {})}, names)
-        self.table: dict[str, Callable[[Any], Any]] = {
-            name[4:]: getattr(self, name) for name in dir(self) if name.startswith("_op_")
-        }
+        inner = {build.printable(_name(node, k)) for k, node in enumerate(self.graph.node)} - set(names)
+        stored = _stored_ranges(proto, {*names, *inner})
+        checked = build.check_ranges({**stored, **(ranges or {})}, names, inner)
         shapes = {i.name: self._shape(i) for i in sources}
         fixed = {s[0] for s in shapes.values() if isinstance(s[0], int)}
         if len(fixed) > 1:
@@ -167,6 +202,7 @@ class _Importer:
         self._check(proto)
         for t in self.graph.initializer:
             self.env[t.name] = Const(self._array(t))
+        self.patterns = onnx_patterns.find(self)
         for i in sources:
             size = shapes[i.name]
             self.env[i.name] = self.b.input(i.name, [self.b.batch, *size[1:]])  # type: ignore[list-item]
@@ -176,13 +212,14 @@ class _Importer:
         for k, node in enumerate(self.graph.node):
             name = _name(node, k)
             try:
-                result = self.b.attempt(name, node.op_type, lambda n=node: self._convert(n))  # type: ignore[misc]
+                result = self.b.attempt(name, node.op_type, lambda n=node, k=k: self._convert(n, k))  # type: ignore[misc]
             except PrivinferError:
                 raise
             except _MALFORMED as e:
                 raise ConfigError(f"node {name!r} ({build.printable(node.op_type)}) is malformed") from e
             self.env.update(dict.fromkeys(node.output))
-            self.env[node.output[0] if node.output else ""] = result
+            results = result if isinstance(result, list) else [result]
+            self.env.update(zip(node.output, results, strict=False))
         return self.b.finish([(o.name, self.env.get(o.name)) for o in self.graph.output], precision)
 
     # --- reading the file
@@ -199,7 +236,7 @@ class _Importer:
             self.onnx.checker.check_model(proto)
         except Exception as e:  # C++ and Python errors of many kinds
             for k, node in enumerate(self.graph.node):
-                self.b.attempt(_name(node, k), node.op_type, lambda n=node: self._known(n))  # type: ignore[misc]
+                self.b.attempt(_name(node, k), node.op_type, lambda n=node, k=k: self._known(n, k))  # type: ignore[misc]
             if self.b.problems:
                 self.b.finish([], ir.Precision())
             raise ConfigError(build.load_error("the ONNX model is broken", e)) from e
@@ -245,37 +282,84 @@ class _Importer:
         except Exception as e:  # the helper raises what NumPy raises
             raise ConfigError(f"tensor {tensor.name!r}: its data do not match its shape and type") from e
 
-    def _known(self, node: Any) -> Callable[[Any], Any]:
-        convert = self.table.get(node.op_type.lower()) if node.domain in ("", "ai.onnx") else None
+    def _known(self, node: Any, k: int) -> Callable[[Any, Any], Any]:
+        """How a node is converted."""
+        name = next((n for n in (_name(node, k), node.op_type) if n in self.own), None)
+        if name is not None:
+            low, high = self.own[name]
+            return lambda imp, n: imp.b.function(imp.value(n), f"own.{name}", low, high)
+        if node.domain == onnx_ml.DOMAIN:
+            return onnx_ml.known(node)
+        convert = TABLE.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if convert is None:
             refuse(build.advice(node.op_type, last=any(o in self.shown for o in node.output)))
         return convert
 
-    def _convert(self, node: Any) -> Value | Const | None:
-        convert = self._known(node)
+    def _convert(self, node: Any, k: int) -> onnx_ops.Result:
+        if k in self.patterns.skip:
+            return None
+        if k in self.patterns.fused:
+            return self.patterns.fused[k](self)
+        convert = self._known(node, k)
         if any(i and self.env[i] is None for i in node.input):
             return None  # a refusal before this node has been noted
         inputs = [self.env[i] for i in node.input if i]
-        if inputs and node.op_type in rewrite.CONSTANT_OPS and all(isinstance(c, Const) for c in inputs):
-            arrays = [self.array(node, k) for k in range(len(node.input))]
-            attrs = {a.name: self.attr(node, a.name, None) for a in node.attribute}
-            public = all(c.public for c in inputs if isinstance(c, Const))
-            return Const(rewrite.fold_constant(node.op_type, arrays, attrs), public)
-        result: Value | Const | None = convert(node)
-        if any(o in self.read for o in node.output[1:]):
+        if inputs and all(isinstance(c, Const) for c in inputs):
+            folded = onnx_ops.fold(self, node)
+            if folded is not None:
+                return folded
+        result = convert(self, node)
+        given = len(result) if isinstance(result, list) else 1
+        if any(o in self.read for o in node.output[given:]):
             refuse("not yet: more than one result")
         return result
 
+    # --- what operators ask of their node
+
     def at(self, node: Any, k: int) -> Value | Const | None:
+        """Input `k`, None where it is left out."""
         return self.env[node.input[k]] if k < len(node.input) and node.input[k] else None
 
-    def both(self, node: Any) -> tuple[Value | Const, Value | Const]:
-        x, y = self.at(node, 0), self.at(node, 1)
-        return (x, y) if x is not None and y is not None else refuse("it needs two operands")
-
-    def value(self, node: Any, k: int = 0) -> Value:
+    def operand(self, node: Any, k: int) -> Value | Const:
+        """Input `k`, private or constant."""
         x = self.at(node, k)
-        return x if isinstance(x, Value) else refuse("not yet: a constant where a private value belongs")
+        if x is None:
+            refuse("it needs more operands")
+        return self._whole(x) if isinstance(x, Value) else x
+
+    def both(self, node: Any) -> tuple[Value | Const, Value | Const]:
+        """The first two inputs."""
+        return self.operand(node, 0), self.operand(node, 1)
+
+    def value(self, node: Any, k: int = 0, *, moved: bool = False) -> Value:
+        """Private input `k`; `moved` where the batch axis may stand elsewhere than in front."""
+        x = self.at(node, k)
+        if not isinstance(x, Value):
+            refuse("not yet: a constant where a private value belongs")
+        return x if moved else self._whole(x)
+
+    @staticmethod
+    def _whole(x: Value) -> Value:
+        if x.at:
+            refuse("never: axis 0 of what goes in is not the batch, samples have to stay apart")
+        return x
+
+    def optional(self, node: Any, k: int) -> Value | Const | None:
+        """Input `k` in whatever form, None where it is left out."""
+        return self.operand(node, k) if self.at(node, k) is not None else None
+
+    def full(self, x: Value) -> tuple[int, ...]:
+        """Shape as the file has it, batch included."""
+        return (*x.shape[: x.at], self.b.batch, *x.shape[x.at :])
+
+    def axis(self, x: Value, axis: int) -> int:
+        """An axis as the file counts it, counted as if the batch were in front."""
+        if not -x.rank <= axis < x.rank:
+            refuse(f"there is no axis {axis} in a value of {x.rank} axes")
+        axis %= x.rank
+        if axis == x.at:
+            refuse("never: it touches the batch axis (axis 0), samples have to stay apart")
+        return axis + 1 if axis < x.at else axis
 
     def array(self, node: Any, k: int, attr: str = "") -> Any:
         """Constant input `k`, or the attribute that older opsets had; None where neither is given."""
@@ -287,225 +371,25 @@ class _Importer:
             return None if given is None else np.asarray(given)
         return x.array
 
+    def ints(self, node: Any, k: int, attr: str = "") -> list[int] | None:
+        """As :meth:`array`, as a list of integers."""
+        array = self.array(node, k, attr)
+        return None if array is None else [int(v) for v in array.reshape(-1)]
+
     def weights(self, node: Any, k: int) -> Any:
+        """Constant input `k` as secret weights, None where it is left out."""
         x = self.at(node, k)
         if isinstance(x, Value):
-            refuse("not yet: the product of two private values")
+            refuse("not yet: private values where weights belong")
         return None if x is None else self.b.weights(x)
 
     def attr(self, node: Any, name: str, default: Any) -> Any:
+        """An attribute."""
         for a in node.attribute:
             if a.name == name:
                 v = self.onnx.helper.get_attribute_value(a)
                 return v.decode("ascii", "replace") if isinstance(v, bytes) else v
         return default
-
-    def window(self, node: Any, x: Value, kernel: Sequence[int]) -> tuple[list[int], list[int], build.Pads]:
-        """Stride, dilation and padding of a convolution or pooling."""
-        stride = list(self.attr(node, "strides", [1, 1]))
-        dilation = list(self.attr(node, "dilations", [1, 1]))
-        auto = self.attr(node, "auto_pad", "NOTSET")
-        if x.rank != 4 or len(kernel) != 2:
-            refuse("not yet: windows over anything but (batch, channels, height, width)")
-        if not (len(stride) == len(dilation) == 2 and min(*stride, *dilation, *kernel) >= 1):
-            refuse("its window sizes have to be two positive numbers each")
-        if auto == "NOTSET":
-            pads = list(self.attr(node, "pads", [0, 0, 0, 0]))
-            if len(pads) != 4:
-                refuse("its padding needs four numbers")
-            return stride, dilation, (pads[0], pads[1], pads[2], pads[3])
-        if auto == "VALID":
-            return stride, dilation, build.NO_PAD
-        if auto not in ("SAME_UPPER", "SAME_LOWER"):
-            refuse("its auto_pad is unknown")
-        sizes = zip(self.b.plain(x).shape[1:], kernel, stride, dilation, strict=True)
-        (t, d), (left, r) = (build.same_padding(*s, upper=auto == "SAME_UPPER") for s in sizes)
-        return stride, dilation, (t, left, d, r)
-
-    # --- operators
-
-    def _op_constant(self, node: Any) -> Const:
-        (a,) = node.attribute
-        if a.name == "value":
-            return Const(self._array(a.t), public=True)
-        kinds: dict[str, Any] = {"value_float": np.float32, "value_floats": np.float32}
-        kinds |= {"value_int": np.int64, "value_ints": np.int64}
-        if a.name not in kinds:
-            refuse("not yet: a constant that is no dense tensor of numbers")
-        return Const(np.asarray(self.attr(node, a.name, None), dtype=kinds[a.name]), public=True)
-
-    def _op_constantofshape(self, node: Any) -> Const:
-        shape = self.array(node, 0)
-        fill = self.attr(node, "value", None)
-        one = np.zeros(1, np.float32) if fill is None else self._array(fill)
-        if (
-            one.size != 1
-            or shape.ndim != 1
-            or min(shape, default=0) < 0
-            or math.prod(shape.tolist()) > 1 << 20
-        ):
-            refuse("its shape is not possible")
-        return Const(np.full(shape, one.reshape(())), public=True)
-
-    def _op_shape(self, node: Any) -> Const:
-        x = self.at(node, 0)
-        shape = (self.b.batch, *x.shape) if isinstance(x, Value) else self.array(node, 0).shape
-        cut = slice(self.attr(node, "start", 0), self.attr(node, "end", None))
-        return Const(np.asarray(shape[cut], dtype=np.int64), public=True)
-
-    def _fold_only(self, node: Any) -> Value:
-        refuse(build.advice(node.op_type, last=False))
-
-    _op_gather = _op_slice = _fold_only
-
-    def _op_identity(self, node: Any) -> Value | Const | None:
-        return self.at(node, 0)
-
-    def _op_cast(self, node: Any) -> Value | Const | None:
-        if self.attr(node, "to", 0) not in (1, 11):
-            refuse("not yet: a private value in another type than float or double")
-        return self.at(node, 0)
-
-    def _op_dropout(self, node: Any) -> Value | Const | None:
-        training = self.array(node, 2)
-        if training is not None and training.any():
-            refuse("never: dropout in training mode is random, call .eval() before the export")
-        return self.at(node, 0)
-
-    def _op_gemm(self, node: Any) -> Value:
-        x, w, c = self.value(node), self.weights(node, 1), self.weights(node, 2)
-        if self.attr(node, "transA", 0):
-            refuse("never: it sums over the batch axis (axis 0)")
-        if x.rank != 2 or w.ndim != 2:
-            refuse("its operands have to be matrices")
-        w = (w.T if self.attr(node, "transB", 0) else w) * self.attr(node, "alpha", 1.0)
-        if c is not None:
-            c = c.reshape((1,) * (2 - c.ndim) + c.shape) * self.attr(node, "beta", 1.0)
-            if c.shape[0] > 1 and (c == c[:1]).all():
-                c = c[:1]
-            if c.shape[0] > 1:
-                refuse("never: its bias differs along the batch axis (axis 0)")
-        return self.b.linear(x, w, c)
-
-    def _op_matmul(self, node: Any) -> Value:
-        if isinstance(self.at(node, 0), Const) and isinstance(self.at(node, 1), Value):
-            refuse("not yet: a constant left operand, replace by x @ w")
-        return self.b.matmul(self.value(node), self.weights(node, 1))
-
-    def _op_conv(self, node: Any) -> Value:
-        x, w, bias = self.value(node), self.weights(node, 1), self.weights(node, 2)
-        if list(self.attr(node, "kernel_shape", w.shape[2:])) != list(w.shape[2:]):
-            refuse("kernel_shape does not match its weights")
-        stride, dilation, pads = self.window(node, x, w.shape[2:])
-        return self.b.conv(x, w, bias, stride, pads, dilation, self.attr(node, "group", 1))
-
-    def _op_batchnormalization(self, node: Any) -> Value:
-        if self.attr(node, "training_mode", 0) or any(node.output[1:]):
-            refuse("never in training mode: call .eval() before the export")
-        if not self.attr(node, "spatial", 1):
-            refuse("not yet: statistics for every position (spatial = 0)")
-        gamma, beta, mean, var = (self.weights(node, k) for k in (1, 2, 3, 4))
-        return self.b.batch_norm(self.value(node), gamma, beta, mean, var, self.attr(node, "epsilon", 1e-5))
-
-    def _op_averagepool(self, node: Any) -> Value:
-        x, kernel = self.value(node), list(self.attr(node, "kernel_shape", []))
-        stride, dilation, pads = self.window(node, x, kernel)
-        if dilation != [1, 1]:
-            refuse("not yet: average pooling with dilation")
-        count, ceil = (bool(self.attr(node, a, 0)) for a in ("count_include_pad", "ceil_mode"))
-        return self.b.avg_pool(x, kernel, stride, pads, count, ceil)
-
-    def _op_globalaveragepool(self, node: Any) -> Value:
-        return self.b.adaptive_pool(self.value(node), (1, 1))
-
-    def _op_reducemean(self, node: Any) -> Value:
-        axes = self.array(node, 1, "axes")
-        if axes is None or not axes.size:
-            if self.attr(node, "noop_with_empty_axes", 0):
-                return self.value(node)
-            axes = np.zeros(0, np.int64)
-        return self.b.mean(self.value(node), axes.tolist(), bool(self.attr(node, "keepdims", 1)))
-
-    def _op_add(self, node: Any) -> Value:
-        return self.b.add(*self.both(node))
-
-    def _op_sub(self, node: Any) -> Value:
-        return self.b.add(*self.both(node), sign=-1.0)
-
-    def _op_mul(self, node: Any) -> Value:
-        return self.b.mul(*self.both(node))
-
-    def _op_div(self, node: Any) -> Value:
-        return self.b.div(*self.both(node))
-
-    def _op_neg(self, node: Any) -> Value:
-        return self.b.multiply(self.value(node), -1.0)
-
-    def _op_relu(self, node: Any) -> Value:
-        return self.b.relu(self.value(node))
-
-    def _op_clip(self, node: Any) -> Value:
-        low, high = self.array(node, 1, "min"), self.array(node, 2, "max")
-        top = high is None or float(high.reshape(())) >= 3.4e38
-        if low is None or low.size != 1 or float(low.reshape(())) != 0 or not top:
-            refuse("not yet: limits other than (0, none), replace by ReLU")
-        return self.b.relu(self.value(node))
-
-    def _op_concat(self, node: Any) -> Value:
-        xs = [self.at(node, k) for k in range(len(node.input))]
-        return self.b.concat([x for x in xs if x is not None], self.attr(node, "axis", 1))
-
-    def _op_flatten(self, node: Any) -> Value:
-        x, axis = self.value(node), self.attr(node, "axis", 1)
-        full = (self.b.batch, *x.shape)
-        axis = axis + x.rank if axis < 0 else axis
-        if axis == 0:
-            self.b.axis(0, x.rank)
-        return self.b.reshape(x, (math.prod(full[:axis]), math.prod(full[axis:])))
-
-    def _op_reshape(self, node: Any) -> Value:
-        x, to = self.value(node), self.array(node, 1)
-        if to is None or to.ndim != 1:
-            refuse("its shape has to be a list of integers")
-        full = (self.b.batch, *x.shape)
-        if not self.attr(node, "allowzero", 0):
-            to = [full[k] if d == 0 and k < len(full) else int(d) for k, d in enumerate(to)]
-        rest = -math.prod(to)
-        if list(to).count(-1) == 1 and rest > 0:
-            to = [math.prod(full) // rest if d == -1 else d for d in to]
-        return self.b.reshape(x, [int(d) for d in to])
-
-    def _op_squeeze(self, node: Any) -> Value:
-        axes = self.array(node, 1, "axes")
-        if axes is None:
-            refuse("never: without axes it may touch the batch axis (axis 0), name the axes")
-        return self.b.squeeze(self.value(node), axes.reshape(-1).tolist())
-
-    def _op_unsqueeze(self, node: Any) -> Value:
-        return self.b.unsqueeze(self.value(node), self.array(node, 1, "axes").reshape(-1).tolist())
-
-    def _op_transpose(self, node: Any) -> Value:
-        x = self.value(node)
-        return self.b.transpose(x, list(self.attr(node, "perm", range(x.rank)[::-1])))
-
-    def _op_pad(self, node: Any) -> Value:
-        x, pads, fill, axes = (
-            self.value(node),
-            self.array(node, 1, "pads"),
-            self.array(node, 2, "value"),
-            None,
-        )
-        if self.attr(node, "mode", "constant") != "constant":
-            refuse("not yet: padding other than zeros around height and width")
-        axes = self.array(node, 3)
-        axes = list(range(x.rank)) if axes is None else [int(a) % x.rank for a in axes.reshape(-1)]
-        sizes = [int(p) for p in pads.reshape(-1)]
-        if len(sizes) != 2 * len(axes):
-            refuse("its padding needs two numbers for each axis")
-        before, after = [0] * x.rank, [0] * x.rank
-        for a, p, q in zip(axes, sizes[: len(axes)], sizes[len(axes) :], strict=True):
-            before[a], after[a] = p, q
-        return self.b.pad(x, before, after, 0.0 if fill is None else float(fill.reshape(())))
 
 
 def _name(node: Any, k: int) -> str:

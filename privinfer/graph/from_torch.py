@@ -56,6 +56,7 @@ def from_torch(
         The model then runs with any batch.
     ranges : mapping of (low, high), optional
         What the inputs' values are promised to lie in; :data:`privinfer.graph.ir.DEFAULT_RANGE` otherwise.
+        Under the name of a node, what goes into its function, or for a norm its variance.
     outputs : sequence of str, optional
         Names of the outputs; else the keys of the dict that ``forward`` returns, or ``output``, or
         ``output_0``, ``output_1`` and so on.
@@ -84,14 +85,18 @@ def from_torch(
     if not isinstance(module, torch.nn.Module) or isinstance(module, torch.jit.ScriptModule):
         raise ConfigError(f"a model is a torch.nn.Module that is not scripted, not {type(module).__name__}")
     names = _arguments(module, shapes)
-    checked = build.check_ranges(ranges, names)
     batches = {tuple(shapes[n])[:1] for n in names}
     if len(batches) != 1 or () in batches:
         raise ConfigError("axis 0 of every input has to be the batch, of one size for all")
     own = torch_modules.register(module, functions or {})
-    importer = _Importer(torch, build.Builder(batches.pop()[0], checked))
+    inner = any(n not in names for n in ranges or {})
+    checked = {} if inner else build.check_ranges(ranges, names)
     with torch_modules.standing_in(torch, module, own):
         program = _export(torch, module, names, shapes)
+    if inner:
+        nodes = {_name(n) for n in program.graph.nodes if n.op == "call_function"}
+        checked = build.check_ranges(ranges, names, nodes)
+    importer = _Importer(torch, build.Builder(batches.pop()[0], checked))
     return importer.model(program, names, shapes, outputs, precision)
 
 

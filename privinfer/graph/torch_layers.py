@@ -6,7 +6,7 @@ How the methods are named and called stands in :mod:`privinfer.graph.torch_ops`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from privinfer.graph import build
 from privinfer.graph.build import Const, Value, refuse
 from privinfer.graph.build_parts import Cell
-from privinfer.graph.torch_ops import APART, Args, Moved, Operands, pair
+from privinfer.graph.torch_ops import APART, Args, Moved, Operands, sizes
 
 STATISTICS = "never with statistics of the batch: call .eval() and keep track_running_stats"
 
@@ -37,40 +37,29 @@ class Linear(Operands):
 
     def _op_conv2d(self, a: Args) -> Value:
         x, w = self.value(a.input), self.weights(a.weight)
+        n = w.ndim - 2
+        if n not in (1, 2) or x.rank != w.ndim:
+            refuse(f"not yet: convolution over {max(n, 0)} axes of a value with {x.rank}")
+        stride, dilation = sizes(a.stride, n), sizes(a.dilation, n)
         if getattr(a, "transposed", False):
-            refuse(build.advice("conv_transpose2d", last=False))
-        if x.rank == w.ndim == 3:
-            return self._conv1d(a, x, w)
-        if x.rank != 4 or w.ndim != 4:
-            refuse("not yet: convolution of anything but (batch, channels, height, width)")
-        stride, dilation = pair(a.stride), pair(a.dilation)
-        pads = build.NO_PAD
+            pads, extra = sizes(a.padding, n) * 2, sizes(a.output_padding, n)
+            return self.b.conv_transpose(x, w, self.weights(a.bias), stride, pads, dilation, a.groups, extra)
         if a.padding == "same":
             x = self.b.plain(x)
-            sizes = zip(x.shape[1:], w.shape[2:], stride, dilation, strict=True)
-            (t, d), (left, r) = (build.same_padding(*s, upper=True) for s in sizes)
-            pads = t, left, d, r
-        elif a.padding != "valid":
-            pads = pair(a.padding) * 2
+            each = zip(x.shape[1:], w.shape[2:], stride, dilation, strict=True)
+            ends = [build.same_padding(*s, upper=True) for s in each]
+            pads = [e[0] for e in ends] + [e[1] for e in ends]
+        else:
+            pads = [0] * 2 * n if a.padding == "valid" else sizes(a.padding, n) * 2
         return self.b.conv(x, w, self.weights(a.bias), stride, pads, dilation, a.groups)
 
     _op_convolution = _op_conv2d
+    _op_conv1d = _op_conv2d
 
-    def _conv1d(self, a: Args, x: Value, w: Any) -> Value:
-        """A convolution along one axis is one over an image of height one."""
-        (stride, _), (dilation, _) = pair(a.stride), pair(a.dilation)
-        before = after = 0
-        if a.padding == "same":
-            before, after = build.same_padding(x.shape[1], w.shape[2], stride, dilation, upper=True)
-        elif a.padding != "valid":
-            before = after = pair(a.padding)[0]
-        flat = self.b.unsqueeze(x, [2])
-        pads = 0, before, 0, after
-        y = self.b.conv(flat, w[:, :, None], self.weights(a.bias), (1, stride), pads, (1, dilation), a.groups)
-        return self.b.squeeze(y, [2])
+    def _op_conv_transpose2d(self, a: Args) -> Value:
+        return self._op_conv2d(Args(**vars(a), transposed=True))
 
-    def _op_conv1d(self, a: Args) -> Value:
-        return self._op_conv2d(a)
+    _op_conv_transpose1d = _op_conv_transpose2d
 
     def _batch_norm(self, a: Args) -> Value:
         if getattr(a, "training", False) or a.running_mean is None or a.running_var is None:
@@ -122,58 +111,45 @@ class Linear(Operands):
 class Pools(Operands):
     """Operators that make one value of many."""
 
+    def _windows(self, a: Args) -> tuple[Value, list[int], list[int], list[int]]:
+        """The value, then kernel, stride and padding."""
+        x = self.value(a.self)
+        n = x.rank - 2
+        kernel = sizes(a.kernel_size, n)
+        stride = sizes(a.stride, n) if a.stride not in (None, []) else kernel
+        return x, kernel, stride, sizes(a.padding, n) * 2
+
     def _op_avg_pool2d(self, a: Args) -> Value:
-        kernel = pair(a.kernel_size)
-        stride = pair(a.stride) if a.stride else kernel
-        pads: build.Pads = pair(a.padding) * 2
+        x, kernel, stride, pads = self._windows(a)
         override = getattr(a, "divisor_override", None)
         if override not in (None, math.prod(kernel)):
             refuse("not yet: a divisor of its own")
         count = bool(a.count_include_pad) or override is not None
-        return self.b.avg_pool(self.value(a.self), kernel, stride, pads, count, bool(a.ceil_mode))
+        return self.b.avg_pool(x, kernel, stride, pads, count, bool(a.ceil_mode))
 
-    def _op_avg_pool1d(self, a: Args) -> Value:
-        return self._flat(a, self._op_avg_pool2d, stride=a.stride or a.kernel_size)
-
-    def _flat(self, a: Args, pool: Callable[[Args], Value], **more: Any) -> Value:
-        """Pooling along one axis as that of an image of height one."""
-        given = vars(a) | more
-        sizes = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1, "output_size": 1}
-        wide = {k: (sizes[k], pair(v)[0]) for k, v in given.items() if k in sizes}
-        x = self.b.unsqueeze(self.value(a.self), [2])
-        return self.b.squeeze(pool(Args(**given | wide | {"self": x})), [2])
+    _op_avg_pool1d = _op_avg_pool2d
 
     def _op_adaptive_avg_pool2d(self, a: Args) -> Value:
-        size = a.output_size if isinstance(a.output_size, Sequence) else [a.output_size]
-        return self.b.adaptive_pool(self.value(a.self), (size[0], size[-1]))
+        x = self.value(a.self)
+        return self.b.adaptive_pool(x, sizes(a.output_size, x.rank - 2))
 
     _op__adaptive_avg_pool2d = _op_adaptive_avg_pool2d
-
-    def _op_adaptive_avg_pool1d(self, a: Args) -> Value:
-        return self._flat(a, self._op_adaptive_avg_pool2d)
+    _op_adaptive_avg_pool1d = _op_adaptive_avg_pool2d
 
     def _op_max_pool2d(self, a: Args) -> Value:
-        kernel = pair(a.kernel_size)
-        stride = pair(a.stride) if a.stride else kernel
-        x, pads, dilation = self.value(a.self), pair(a.padding) * 2, pair(a.dilation)
-        return self.b.max_pool(x, kernel, stride, pads, dilation, bool(a.ceil_mode))
+        x, kernel, stride, pads = self._windows(a)
+        return self.b.max_pool(x, kernel, stride, pads, sizes(a.dilation, x.rank - 2), bool(a.ceil_mode))
 
-    def _op_max_pool1d(self, a: Args) -> Value:
-        return self._flat(a, self._op_max_pool2d, stride=a.stride or a.kernel_size)
+    _op_max_pool1d = _op_max_pool2d
 
     def _op_max_pool2d_with_indices(self, a: Args) -> tuple[Value, None]:
         return self._op_max_pool2d(a), None
 
     def _op_adaptive_max_pool2d(self, a: Args) -> tuple[Value, None]:
         x = self.value(a.self)
-        out = pair(a.output_size)
-        if x.rank != 4 or any(s % o for s, o in zip(x.shape[1:], out, strict=True)):
-            refuse(f"not yet: {x.shape[1:]} does not divide evenly into {out}")
-        kernel = (x.shape[1] // out[0], x.shape[2] // out[1])
-        return self.b.max_pool(x, kernel, kernel, build.NO_PAD, (1, 1), False), None
+        return self.b.adaptive_pool(x, sizes(a.output_size, x.rank - 2), "max"), None
 
-    def _op_adaptive_max_pool1d(self, a: Args) -> tuple[Value, None]:
-        return self._flat(a, lambda wide: self._op_adaptive_max_pool2d(wide)[0]), None
+    _op_adaptive_max_pool1d = _op_adaptive_max_pool2d
 
     def _dims(self, a: Args) -> list[int]:
         dim = getattr(a, "dim", None)
@@ -395,8 +371,8 @@ class Recurrent(Operands):
                 cell = Cell(kind, w, u, b, c, reverse=bool(way), activations=activations)
                 every, *last = self.b.recurrent(x, cell, *(self._initial(h, k, x, hidden) for h in hx))
                 made.append(every)
-                for kept, value in zip(ends, last, strict=False):
-                    kept += [value] if value is not None else []
+                for k, value in enumerate(last[: len(hx)]):
+                    ends[k] += [] if value is None else [value]
             x = self.b.concat(made, 2) if ways > 1 else made[0]
         rows = [[self.b.unsqueeze(v, [1]) for v in values] for values in ends]
         return self.shown(x, at), *(Moved(self.b.concat(r, 1), 1, 0, self.label()) for r in rows)

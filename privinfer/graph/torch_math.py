@@ -199,5 +199,5 @@ class Arithmetic(Operands):
 
     def filling(self, v: Any) -> Value | Const:
         """An operand; minus infinity is taken to stand in front of a softmax."""
-        x = self.operand(v)
+        x = v if isinstance(v, Const) else self.operand(v)
         return softened(x) if isinstance(x, Const) and np.isneginf(x.array).any() else x

@@ -361,6 +361,12 @@ class Shapes(Operands):
 
     _op_upsample_nearest1d = _op_upsample_nearest2d
 
+    def _op_pixel_shuffle(self, a: Args) -> Value:
+        return self.b.depth_to_space(self.value(a.self), a.upscale_factor, depth_first=False)
+
+    def _op_pixel_unshuffle(self, a: Args) -> Value:
+        return self.b.space_to_depth(self.value(a.self), a.downscale_factor, depth_first=False)
+
     def _op_zeros_like(self, a: Args, value: float = 0.0) -> Any:
         made = self.torch.full(a.out, float(value))
         self.public.add(id(made))
@@ -376,9 +382,9 @@ class Shapes(Operands):
         return self._op_zeros_like(a)
 
 
-def pair(v: Any) -> tuple[int, int]:
-    """One size for both axes, or one for each."""
-    sizes = list(v) if isinstance(v, Sequence) else [v]
-    if len(sizes) not in (1, 2):
-        refuse(f"{len(sizes)} window sizes instead of 2")
-    return int(sizes[0]), int(sizes[-1])
+def sizes(v: Any, n: int) -> list[Any]:
+    """One size for all of n axes, or one for each."""
+    given = list(v) if isinstance(v, Sequence) else [v]
+    if len(given) not in (1, n):
+        refuse(f"{len(given)} window sizes instead of {n}")
+    return given if len(given) == n else given * n

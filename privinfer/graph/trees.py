@@ -18,9 +18,10 @@ Fixed point
 A value x that enters has f = 16 fractional bits, so it is compared as the nearest multiple of 2**-16. A
 threshold is put half a unit to the side that its comparison asks for, and differences are four times as
 large as the opening's error: every node answers exactly for the x that entered, in the protocols as in the
-clear. Two kinds of x get the answer that the same comparison gives in floating point: all multiples of
-2**-10, and one that equals the threshold (unless that is within 2**-17 of a multiple of 2**-10 and none).
-A range wider than 1024 makes the unit coarser: 2**-26 of the range.
+clear. That is the answer of floating point too, unless x is within a unit of the threshold without being the
+same multiple, and there as well for what features are made of: multiples of 2**-10, decimals of up to four
+digits, and the threshold itself where neither is as near. A range wider than 1024 makes the unit coarser:
+2**-26 of the range.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ MODES = ("<=", "<", ">=", ">")
 TRANSFORMS = ("none", "logistic", "softmax")
 FRACTIONAL_BITS = 16
 COARSE = 2.0**-10  # features on this grid always get the answer of floating point
+DIGITS = 4  # and so do decimals that are no longer
 GAIN = 4.0  # half a unit times this is more than the 1.5 last places by which an opening strays
 REACH = 2.0**12  # of differences: four times this is what 32-bit comparisons take
 MAX_WEIGHTS = 1 << 24  # 128 MiB at each evaluator
@@ -242,9 +244,9 @@ def plant(
         for t in block:
             tree = trees[t]
             modes = tree.mode_list()
+            low, high = b.span(x)
             for i, (feature, threshold) in enumerate(zip(tree.features, tree.thresholds, strict=True)):
                 at = cut(float(threshold), modes[i], unit)
-                low, high = b.span(x)
                 if low - unit < at < high + unit:
                     pick[int(feature), k, n + i], cuts[k, n + i] = gain, -gain * at
                 else:  # an answer that no value in range changes
@@ -293,12 +295,22 @@ def cut(threshold: float, mode: str, unit: float) -> float:
     if math.isinf(threshold):
         return threshold
     nearest = float(np.rint(threshold / unit))
-    above = mode in ("<=", ">")  # x = threshold counts as less
-    if unit >= COARSE or (nearest * unit / COARSE).is_integer():
-        # x may lie right here: what counts is whether it is more than the threshold itself
-        difference = nearest * unit - threshold
-        above = difference < 0 or (difference == 0 and above)
-    return (nearest + (0.5 if above else -0.5)) * unit
+    x = _likely(threshold, nearest, unit)
+    less = x <= threshold if mode in ("<=", ">") else x < threshold
+    return (nearest + (0.5 if less else -0.5)) * unit
+
+
+def _likely(threshold: float, nearest: float, unit: float) -> float:
+    """The feature, of all that become the multiple `nearest`, that has to get the right answer."""
+    here = nearest * unit
+    if unit >= COARSE or (here / COARSE).is_integer():
+        return here
+    single = float(np.float32(threshold)) == threshold
+    for digits in range(1, DIGITS + 1):
+        decimal = round(threshold, digits)
+        if float(np.rint(decimal / unit)) == nearest:
+            return float(np.float32(decimal)) if single else decimal
+    return threshold
 
 
 def _pack(sizes: Sequence[int]) -> list[list[int]]:

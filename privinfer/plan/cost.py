@@ -66,6 +66,8 @@ def declared(program: fp.Program, table: Table, batch: int) -> dict[Key, int]:
     for role in table.party:
         if role.startswith(("owner:", "receiver:")):
             add(Phase.OFFLINE, e1, role, inputs.BATCH_BYTES)
+        if role.startswith("owner:"):
+            add(Phase.OFFLINE, e2, role, inputs.BATCH_BYTES)
     opened = sum(roles.step_cost(program, step, batch).opened for step in program.steps)
     for sender, receiver in ((e1, e2), (e2, e1)):
         add(Phase.ONLINE, sender, receiver, opened + inputs.compared_size(len(program.sources())))

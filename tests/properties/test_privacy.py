@@ -334,7 +334,8 @@ def test_an_owner_sees_the_batch_size_and_nothing_else() -> None:
         seen.append([(*m.key, m.step, m.data) for m in outcome.received(roles.owner("owner0"))])
         assert not outcome.received(roles.MODEL_OWNER)
     ready = (3).to_bytes(inputs.BATCH_BYTES, "little")
-    assert seen[0] == seen[1] == [(Phase.OFFLINE, roles.E1, roles.owner("owner0"), roles.READY, ready)]
+    owner = roles.owner("owner0")
+    assert seen[0] == seen[1] == [(Phase.OFFLINE, e, owner, roles.READY, ready) for e in roles.EVALUATORS]
 
 
 @pytest.mark.slow

@@ -219,8 +219,8 @@ class Exhibit:
         For each input its shape without the batch, and its range.
     calibrated : bool
         Ranges come from rows, for intervals do not hold.
-    tolerance : float, optional
-        How far the oracle may be from torch, where the declared bound says little.
+    nodes : mapping
+        Ranges of what goes into functions that have no straight tails.
     options : mapping
         For ``privinfer.from_torch``.
     """
@@ -228,7 +228,7 @@ class Exhibit:
     make: Callable[[], nn.Module]
     inputs: Mapping[str, tuple[tuple[int, ...], float, float]]
     calibrated: bool = False
-    tolerance: float | None = None
+    nodes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
@@ -245,7 +245,7 @@ class Exhibit:
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
         """As from_torch takes them."""
-        return {k: (low, high) for k, (_, low, high) in self.inputs.items()}
+        return {k: (low, high) for k, (_, low, high) in self.inputs.items()} | dict(self.nodes)
 
     def rows(self, count: int, seed: int) -> dict[str, np.ndarray]:
         """Random rows in range, in float32, which torch computes with."""
@@ -287,7 +287,14 @@ ZOO: dict[str, Exhibit] = {
     "gru": Exhibit(recurrent(nn.GRU), SERIES),
     "rnn": Exhibit(recurrent(nn.RNN), SERIES),
     "two-way lstm": Exhibit(recurrent(nn.LSTM, bidirectional=True, num_layers=2), SERIES),
-    **{f"mlp {name}": Exhibit(lambda n=name: mlp(n), TABLE) for name in ACTIVATIONS},  # type: ignore[misc]
+    **{
+        f"mlp {name}": Exhibit(
+            lambda n=name: mlp(n),  # type: ignore[misc]
+            TABLE,
+            nodes={"1": (-8.0, 8.0), "3": (-8.0, 8.0)} if name == "softsign" else {},
+        )
+        for name in ACTIVATIONS
+    },
 }
 
 NAMES: Sequence[str] = tuple(ZOO)

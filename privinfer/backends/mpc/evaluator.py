@@ -199,12 +199,9 @@ class Evaluator(Idle):
             masks[step.index] = gate.mask if isinstance(gate, Gate) else gate
             yield Progress(step.index + 1, len(self.program.steps), step.node)
         self.prepared = ready
-        yield Send(self.other, roles.READY, b"")
-        yield Receive(self.other, roles.READY, 0)
-        if self.index == 0:
-            for role in self.table.party:
-                if role.startswith(("owner:", "receiver:")):
-                    yield Send(role, roles.READY, (left or 0).to_bytes(inputs.BATCH_BYTES, "little"))
+        for role in self.table.party:
+            if role.startswith("owner:") or (role.startswith("receiver:") and self.index == 0):
+                yield Send(role, roles.READY, (left or 0).to_bytes(inputs.BATCH_BYTES, "little"))
 
     def _parcel(
         self, cost: Cost, network: Network, step: fp.Step, get: Get

@@ -21,7 +21,7 @@ class Owner(Idle):
         self.prepared: list[inputs.MaskedInput] = []
         self.later: int | None = None
         self.at_once = roles.limits(program, table)
-        self.network, self.first = table.network, table.party[roles.E1]
+        self.network, self.party = table.network, table.party
 
     def offline(self, scope: Scope) -> Play:
         """Mask under fresh seeds, bound to the data; send only the seeds."""
@@ -67,9 +67,11 @@ class Owner(Idle):
 
     def _ready(self, left: int) -> Play:
         """Wait until both evaluators hold everything that was dealt."""
-        ready = yield Receive(roles.E1, roles.READY, inputs.BATCH_BYTES)
-        if int.from_bytes(ready, "little") != left:
-            raise ProtocolViolation("is ready for other rows than are brought", culprit=self.first)
+        for evaluator in roles.EVALUATORS:
+            ready = yield Receive(evaluator, roles.READY, inputs.BATCH_BYTES)
+            if int.from_bytes(ready, "little") != left:
+                culprit = self.party[evaluator]
+                raise ProtocolViolation("is ready for other rows than are brought", culprit=culprit)
 
     def _send(self, step: fp.Step, seeds: inputs.InputSeeds) -> Play:
         for k, evaluator in enumerate(roles.EVALUATORS):
