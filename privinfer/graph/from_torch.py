@@ -325,7 +325,10 @@ class _Importer(
     def _op_to(self, a: Args) -> Value:
         dtype = getattr(a, "dtype", None)
         if dtype is not None and not dtype.is_floating_point:
-            refuse("not yet: a private value in another type than floating point")
+            refuse(
+                "not yet: a private value in another type than floating point, replace an index by a one-hot "
+                "input and a linear layer"
+            )
         return self.value(a.self)
 
     _op__to_copy = _op_to

@@ -124,7 +124,7 @@ def known(node: Any) -> Convert:
 def _numbers(imp: _Importer, node: Any, name: str) -> Any:
     """A list of floats as float64: from the attribute, or from its twin that holds a tensor."""
     tensor = imp.attr(node, f"{name}_as_tensor", None)
-    given = imp.attr(node, name, None) if tensor is None else imp._array(tensor)  # noqa: SLF001
+    given = imp.attr(node, name, None) if tensor is None else imp._array(tensor)
     return np.asarray([] if given is None else given, dtype=np.float64).reshape(-1)
 
 
@@ -266,7 +266,9 @@ def _forest(imp: _Importer, node: Any, prefix: str, outputs: int) -> list[trees.
         refuse("its lists of nodes differ in length")
     other = sorted({m for m in modes if m not in _MODES and m != "LEAF"})
     if other:
-        refuse(f"not yet: comparisons {', '.join(other)}, replace by BRANCH_LEQ, BRANCH_LT or their opposites")
+        refuse(
+            f"not yet: comparisons {', '.join(other)}, replace by BRANCH_LEQ, BRANCH_LT or their opposites"
+        )
     says: dict[Any, Any] = {}
     lists = (_list(imp, node, f"{prefix}_{w}") for w in ("treeids", "nodeids", "ids"))
     for tree, leaf, output, weight in zip(*lists, _numbers(imp, node, f"{prefix}_weights"), strict=True):
@@ -307,7 +309,9 @@ def _tree_classifier(imp: _Importer, node: Any) -> Result:
             return trees.plant(b, x, forest, base if len(base) else 0.0)
         start = float(base[0]) if len(base) else 0.0
         pairs = [
-            trees.Tree(t.features, t.thresholds, t.yes, t.no, np.array(t.values)[:, :1] * [-1.0, 1.0], t.modes)
+            trees.Tree(
+                t.features, t.thresholds, t.yes, t.no, np.array(t.values)[:, :1] * [-1.0, 1.0], t.modes
+            )
             for t in forest
         ]
         return trees.plant(b, x, pairs, [float(from_half) - start, start])
@@ -351,12 +355,13 @@ def _tree_ensemble(imp: _Importer, node: Any) -> Result:
 
     def tensor(name: str) -> Any:
         found = imp.attr(node, name, None)
-        return np.zeros(0) if found is None else imp._array(found).reshape(-1)  # noqa: SLF001
+        return np.zeros(0) if found is None else imp._array(found).reshape(-1)
 
     splits, modes, weights = tensor("nodes_splits"), tensor("nodes_modes"), tensor("leaf_weights")
     features = _list(imp, node, "nodes_featureids")
     sides = [
-        (_list(imp, node, f"nodes_{w}nodeids"), _list(imp, node, f"nodes_{w}leafs")) for w in ("true", "false")
+        (_list(imp, node, f"nodes_{w}nodeids"), _list(imp, node, f"nodes_{w}leafs"))
+        for w in ("true", "false")
     ]
     targets, outputs = _list(imp, node, "leaf_targetids"), int(imp.attr(node, "n_targets", 1))
     if tensor("membership_values").size or any(m not in range(len(_MODES_5)) for m in modes.tolist()):

@@ -315,7 +315,7 @@ def _likely(threshold: float, nearest: float, unit: float) -> float:
 
 def _pack(sizes: Sequence[int]) -> list[list[int]]:
     """Trees in blocks of at most as many inner nodes as the largest has: first fit, largest first."""
-    room = max(max(sizes), 1)
+    room = max(*sizes, 1)
     blocks: list[list[int]] = []
     free: list[int] = []
     start: dict[int, int] = {}

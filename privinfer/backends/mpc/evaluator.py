@@ -39,6 +39,7 @@ class Prepared:
     program: fp.Program
     masks: dict[int, MaskShare] = field(default_factory=dict, repr=False)
     gates: dict[int, Gate] = field(default_factory=dict, repr=False)
+    parcels: dict[int, bytes] = field(default_factory=dict, repr=False)  # came, but not unpacked
 
 
 @dataclass(eq=False, repr=False)
@@ -185,11 +186,13 @@ class Evaluator(Idle):
         program = roles.choose(self.program, network, rows)
         ready = Prepared(scope, rows, program, masks)
         between = Stream(standing.between, scope, "blind") if standing.between is not None else None
+        if any(any(roles.passed_on(roles.step_cost(program, s, rows), network)) for s in program.steps):
+            yield from self._pass_on(ready, network, get)
         for step in program.steps:
             if step.index in masks:
                 continue
             cost = roles.step_cost(program, step, ready.batch)
-            parcel, dealers = yield from self._parcel(cost, network, step, get)
+            parcel, dealers = yield from self._parcel(cost, ready, network, step, get)
             dealt = Dealt(self.index, stream, scope, step.index, parcel)
             with blame(dealers, step.node):
                 gate = self._prepare(step, dealt, [masks[i] for i in step.inputs], standing, between)
@@ -203,22 +206,33 @@ class Evaluator(Idle):
             if role.startswith("owner:") or (role.startswith("receiver:") and self.index == 0):
                 yield Send(role, roles.READY, (left or 0).to_bytes(inputs.BATCH_BYTES, "little"))
 
+    def _pass_on(self, ready: Prepared, network: Network, get: Get) -> Play:
+        """Take what the helper sends for every step and pass on its half, before waiting for the other's."""
+        for step in ready.program.steps:
+            cost = roles.step_cost(ready.program, step, ready.batch)
+            passed = roles.passed_on(cost, network)
+            if size := cost.dealt[self.index] - passed[1 - self.index]:
+                parcel = yield from get(Receive(roles.HELPER, step.index, size))
+                ready.parcels[step.index] = parcel
+                if mine := passed[self.index]:
+                    yield Send(self.other, step.index, parcel[:mine])
+
     def _parcel(
-        self, cost: Cost, network: Network, step: fp.Step, get: Get
+        self, cost: Cost, ready: Prepared, network: Network, step: fp.Step, get: Get
     ) -> Generator[Send | Receive, Any, tuple[bytes, str]]:
         """What was dealt for a step, and whom to name where it is malformed."""
         passed = roles.passed_on(cost, network)
         mine, theirs = passed[self.index], passed[1 - self.index]
-        size = cost.dealt[self.index] - theirs
-        parcel = (yield from get(Receive(roles.HELPER, step.index, size))) if size else b""
-        dealers = self.table.party[roles.HELPER]
+        size, dealers = cost.dealt[self.index], self.table.party[roles.HELPER]
+        if ready.parcels:
+            parcel = ready.parcels.pop(step.index, b"")
+        else:
+            parcel = (yield from get(Receive(roles.HELPER, step.index, size))) if size else b""
         if not mine:
             return parcel, dealers
-        own, rest = parcel[:mine], parcel[mine:]
-        yield Send(self.other, step.index, own)
         other = yield Receive(self.other, step.index, theirs)
-        halves = (own, other) if self.index == 0 else (other, own)
-        return b"".join((*halves, rest)), f"{dealers} or {self.table.party[self.other]}"
+        halves = (parcel[:mine], other) if self.index == 0 else (other, parcel[:mine])
+        return b"".join((*halves, parcel[mine:])), f"{dealers} or {self.table.party[self.other]}"
 
     def _prepare(
         self,
