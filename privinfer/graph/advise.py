@@ -23,14 +23,21 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-Source = "str | os.PathLike[str] | bytes | onnx.ModelProto | torch.nn.Module"
 Shapes = Mapping[str, tuple[int, ...]]
 
 SUPPORTED, REPLACEABLE, NOT_YET, NEVER = VERDICTS = ("supported", "replaceable", "not yet", "never")
 MAX_FOLDED = 1 << 24  # values of a constant that is computed beforehand
 OLDEST_OPSET, NEW_OPSET = 7, 17
+DEQUANTISED = 19
 _FINAL = ("Softmax", "LogSoftmax", "Sigmoid")
-_DRAWN = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
+_DRAWN = (
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,9 @@ class Replacements(list[Replacement]):
         return "\n".join(map(str, self)) or "nothing was replaced"
 
 
-def validate(model: Source, shapes: Shapes | None = None) -> Findings:
+def validate(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | torch.nn.Module, shapes: Shapes | None = None
+) -> Findings:
     """Say of every node of a model whether it can run privately, and if not, why.
 
     Parameters
@@ -129,11 +138,11 @@ def validate(model: Source, shapes: Shapes | None = None) -> Findings:
                 raise ConfigError("a torch module is validated with shapes", hint='{"x": (1, 3, 32, 32)}')
             from privinfer.graph.from_torch import from_torch  # noqa: PLC0415 - torch is optional
 
-            from_torch(model, shapes)  # type: ignore[arg-type]
+            from_torch(model, shapes)
         else:
             from privinfer.graph.from_onnx import from_onnx  # noqa: PLC0415 - onnx is optional
 
-            from_onnx(model)  # type: ignore[arg-type]
+            from_onnx(model)
     except ModelUnsupported as e:
         whole = e.message
     finally:
@@ -157,7 +166,10 @@ def verdict(why: str) -> str:
 
 
 def fix(
-    model: Source, *, shapes: Shapes | None = None, final: bool = False
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | torch.nn.Module,
+    *,
+    shapes: Shapes | None = None,
+    final: bool = False,
 ) -> tuple[Any, Replacements]:
     """Replace what can be replaced without changing the function of a model.
 
@@ -205,6 +217,7 @@ def _is_module(model: object) -> bool:
 def _fix_onnx(model: Any, shapes: dict[str, tuple[int, ...]], final: bool) -> tuple[Any, Replacements]:
     try:
         import onnx  # noqa: PLC0415 - an optional dependency
+        from onnx import inliner, version_converter  # noqa: PLC0415
     except ImportError:
         raise ConfigError("onnx is not installed", hint="pip install 'privinfer[onnx]'") from None
     from privinfer.graph.from_onnx import _load  # noqa: PLC0415 - onnx is optional
@@ -214,12 +227,12 @@ def _fix_onnx(model: Any, shapes: dict[str, tuple[int, ...]], final: bool) -> tu
     done = Replacements()
     if proto.functions:
         names = ", ".join(f.name for f in proto.functions)
-        proto = onnx.inliner.inline_local_functions(proto)
+        proto = inliner.inline_local_functions(proto)
         done.append(Replacement("model", "local functions", f"put in line: {names}"))
     versions = [o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")]
     if versions and versions[0] < OLDEST_OPSET:
         try:
-            proto = onnx.version_converter.convert_version(proto, NEW_OPSET)
+            proto = version_converter.convert_version(proto, NEW_OPSET)
         except Exception as e:  # the converter raises C++ errors of many kinds
             raise ConfigError(build_core.load_error("this opset cannot be converted", e)) from e
         done.append(Replacement("model", f"opset {versions[0]}", f"opset {NEW_OPSET}"))
@@ -306,7 +319,11 @@ def _evaluate(onnx: Any, evaluator: Any, proto: Any, node: Any, known: dict[str,
         infos = [onnx.helper.make_tensor_value_info(i, known[i].data_type, known[i].dims) for i in inputs]
         results = [onnx.helper.make_empty_tensor_value_info(o) for o in outputs]
         graph = onnx.helper.make_graph([node], "constant", infos, results)
-        small = onnx.helper.make_model(graph, opset_imports=list(proto.opset_import))
+        sets = {o.domain: o.version for o in proto.opset_import}
+        if node.op_type == "DequantizeLinear":  # onnx computes it from there on, and it meant the same before
+            sets[""] = max(sets[""], DEQUANTISED)
+        opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in sets.items()]
+        small = onnx.helper.make_model(graph, opset_imports=opsets)
         values = [np.asarray(v) for v in evaluator(small).run(None, arrays)]
     except Exception:  # the evaluator raises what NumPy raises
         return None
@@ -406,11 +423,15 @@ def _sweep(proto: Any) -> None:
                 collect(g)
 
     collect(graph)
-    for part, name in ((graph.initializer, lambda t: t.name), (graph.node, lambda n: n.output[0])):
-        kept = [p for p in part if getattr(p, "op_type", "Constant") != "Constant" or name(p) in read]
-        if len(kept) < len(part):
-            del part[:]
-            part.extend(kept)
+    unread = {t.name for t in graph.initializer} - read
+    keep: list[tuple[Any, list[Any]]] = [
+        (graph.initializer, [t for t in graph.initializer if t.name not in unread]),
+        (graph.input, [i for i in graph.input if i.name not in unread]),  # old files list constants there
+        (graph.node, [n for n in graph.node if n.op_type != "Constant" or n.output[0] in read]),
+    ]
+    for part, kept in keep:
+        del part[:]
+        part.extend(kept)
 
 
 def _name(node: Any, k: int) -> str:
@@ -423,16 +444,23 @@ def _name(node: Any, k: int) -> str:
 
 def _fix_torch(module: Any, final: bool) -> tuple[Any, Replacements]:
     import torch  # noqa: PLC0415 - there is a module, so there is torch
+    from torch.nn.modules import batchnorm  # noqa: PLC0415
     from torch.nn.utils import parametrize  # noqa: PLC0415
 
     nn = torch.nn
 
-    class BatchNorm(nn.modules.batchnorm._BatchNorm):  # type: ignore[misc]
+    class BatchNorm(batchnorm._BatchNorm):  # type: ignore[misc]
         def _check_input_dim(self, _: Any) -> None:
             return
 
     module = copy.deepcopy(module).eval()
     done = Replacements()
+
+    # these very classes: a subclass may well drop in evaluation mode too
+    dropouts = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+    def nothing(_: Any) -> Any:
+        return nn.Identity().eval()
 
     def plain_norm(m: Any) -> Any:
         new = BatchNorm(m.num_features, m.eps, m.momentum, m.affine, m.track_running_stats)
@@ -440,16 +468,17 @@ def _fix_torch(module: Any, final: bool) -> tuple[Any, Replacements]:
         return new.eval()
 
     rules: list[tuple[Any, Callable[[Any], Any], str]] = [
-        (nn.modules.dropout._DropoutNd, lambda _: nn.Identity().eval(), "Identity"),
+        *((kind, nothing, "Identity") for kind in dropouts),
         (nn.SyncBatchNorm, plain_norm, "BatchNorm"),
     ]
-    for path, m in list(module.named_modules()):
-        if parametrize.is_parametrized(m):
-            for name in list(m.parametrizations):
-                parametrize.remove_parametrizations(m, name, leave_parametrized=True)
-                done.append(Replacement(path or "model", type(m).__name__, f"plain {name}"))
-        for kind, make, by in rules:
-            if path and isinstance(m, kind):
+    for path, m in list(module.named_modules(remove_duplicate=False)):
+        if parametrize.is_parametrized(m) and not isinstance(m, nn.RNNBase):
+            kind = type(m).__name__
+            for name in _plain_weights(torch, m):
+                done.append(Replacement(path or "model", kind, f"plain {name}"))
+        watched = m._forward_hooks or m._forward_pre_hooks
+        for replaced, make, by in rules:
+            if path and type(m) is replaced and not watched:
                 _put(module, path, make(m))
                 done.append(Replacement(path, type(m).__name__, by))
     if final:
@@ -462,6 +491,21 @@ def _fix_torch(module: Any, final: bool) -> tuple[Any, Replacements]:
             _put(module, path, nn.Identity().eval())
             done.append(Replacement(path, type(last).__name__, "left off: the output shows raw scores"))
     return module, done
+
+
+def _plain_weights(torch: Any, m: Any) -> list[str]:
+    """Give a parametrised module its class back, and the weights it has now.
+
+    Torch's own function takes them from the class, which the module that came in shares with its copy.
+    """
+    names = list(m.parametrizations)
+    with torch.no_grad():
+        weights = {name: getattr(m, name).detach().clone() for name in names}
+    m.__class__ = type(m).__bases__[0]
+    del m._modules["parametrizations"]
+    for name, value in weights.items():
+        m._parameters[name] = torch.nn.Parameter(value)
+    return names
 
 
 def _put(module: Any, path: str, new: Any) -> None:

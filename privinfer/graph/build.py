@@ -23,7 +23,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from privinfer.graph import ir
+from privinfer.graph import build_einsum, ir
 from privinfer.graph.build_core import (
     NO_PAD,
     Const,
@@ -69,6 +69,10 @@ class Builder(Parts):
     ranges : mapping
         Checked ranges by name of an input, or of a node.
     """
+
+    def einsum(self, equation: str, operands: Sequence[Value | Const]) -> Value:
+        """``einsum(equation, *operands)`` of one or two operands, the batch first in private ones."""
+        return build_einsum.einsum(self, equation, operands)
 
     # --- convolution
 

@@ -9,6 +9,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
@@ -23,6 +24,8 @@ T = TypeVar("T")
 Pads = tuple[int, int, int, int]
 Ranges = Mapping[str, tuple[float, float]]
 
+# what advise.py hears of every node that is tried: its name, its operator, why it was refused if it was
+LISTENER: ContextVar[list[tuple[str, str, str]] | None] = ContextVar("LISTENER", default=None)
 MAX_REPORTED = 10
 NO_PAD: Pads = (0, 0, 0, 0)
 _MOVES = (ir.Reshape, ir.Transpose, ir.Gather, ir.Concat)
@@ -82,7 +85,8 @@ _ADVICE = (
         r"floor|ceil|round|trunc|mod|fmod|remainder|bitshift|bitwise.*|equal|eq|ne|isnan|isinf",
         "not yet: whether two private numbers are exactly equal, or what their last digits are",
     ),
-    (r"gather(nd|elements)?|scatter.*|indexput|index", "not yet: where to look would depend on private data"),
+    (r"gather|scatter.*|indexput|index", "not yet: where to look would depend on private data"),
+    (r".*(loss|entropy).*|adam|adagrad|momentum", "never: it belongs to training"),
     (r"embedding(bag)?|onehot", "not yet, replace by a one-hot input and a linear layer"),
     (
         r".*quantize.*|qlinear.*|(conv|matmul)integer",
@@ -198,13 +202,20 @@ class Core:
         """Run the conversion of one source node; a refusal is kept for the final message."""
         op = printable(op)
         self._at = (printable(name) or op, op)
+        heard = LISTENER.get()
+        why = ""
         try:
             with np.errstate(all="ignore"):  # weights that overflow are refused, here or by ir.Model
                 return convert()
         except Refused as e:
+            why = str(e)
             self.problems.append(f"node {self._at[0]!r} ({op}): {e}")
         except ModelUnsupported as e:
+            why = e.message
             self.problems.append(e.message)
+        finally:
+            if heard is not None:
+                heard.append((*self._at, why))
         return None
 
     def emit(self, op: ir.Op, inputs: Sequence[Value], params: Mapping[str, ir.Array] | None = None) -> Value:

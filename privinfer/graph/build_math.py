@@ -15,6 +15,7 @@ REACH = 1e-5  # of the straight lines beyond its ends
 WIDEST = 256.0  # a table with tails further out than that wants a declared range
 SECOND_POWERS = {0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
 MAX_POWER = 64
+SNAP = 2.0**-12
 ROOT = math.sqrt(0.5)
 
 
@@ -230,7 +231,14 @@ class Math(Core):
     # --- functions
 
     def function(
-        self, x: Value, name: str, low: float | None = None, high: float | None = None, error: float = ERROR
+        self,
+        x: Value,
+        name: str,
+        low: float | None = None,
+        high: float | None = None,
+        error: float = ERROR,
+        *,
+        promised: bool = False,
     ) -> Value:
         """A function of :data:`privinfer.graph.functions.FUNCTIONS`, or one that was registered.
 
@@ -246,9 +254,13 @@ class Math(Core):
             architecture alone says of x. Where none of these is known, the node is refused.
         error : float
             Of the table.
+        promised : bool
+            Whether the caller of the importer vouches for `low` and `high`, as for a range that was declared
+            for the node: values beyond an end are then taken as that end.
         """
         x = self.plain(x)
         known = functions.get(name)
+        promised = promised or self._at[0] in self._ranges
         declared = self._ranges.get(self._at[0], (None, None))
         low, high = (d if v is None else v for v, d in zip((low, high), declared, strict=True))
         reach, span = known.reach(REACH), self.span(x)
@@ -276,9 +288,21 @@ class Math(Core):
                 + (f" to stay away from {known.poles[0]:g}" if pole and known.poles else "")
                 + f", declare what goes in: ranges={{{self._at[0]!r}: (low, high)}}"
             )
+        if promised:  # what lies beyond a promised end counts as the end, rounded outward to a fraction
+            low, high = self._outward(low, high, known)
+            below = low if slopes[0] is None and span[0] < low else None
+            above = high if slopes[1] is None and span[1] > high else None
+            x = self.clip(x, below, above)
         if low >= high:
             low, high = max(low - 0.25, known.domain[0]), min(low + 0.25, known.domain[1])
         return self.emit(ir.Function(name, low, high, error, slopes[0], slopes[1]), [x])
+
+    @staticmethod
+    def _outward(low: float, high: float, known: functions.Function) -> tuple[float, float]:
+        """Ends that fixed point can hold, unless the function is not defined there."""
+        a, b = math.floor(low / SNAP) * SNAP, math.ceil(high / SNAP) * SNAP
+        inside = known.domain[0] <= a and b <= known.domain[1]
+        return (a, b) if inside and not any(a <= p <= b for p in known.poles) else (low, high)
 
     def piecewise(
         self,

@@ -316,22 +316,52 @@ class Parts(Math):
         mask: Value | Const | None = None,
         causal: bool = False,
         softcap: float = 0.0,
+        window: tuple[int, int] = (-1, -1),
+        offset: int = 0,
     ) -> Value:
         """``softmax(q k^T scale + mask) v`` over the last two axes: (..., tokens, features).
 
-        A constant `mask` is added, or where it holds booleans says which places count.
+        Parameters
+        ----------
+        q, k, v : Value
+            Queries, keys, values.
+        scale : float, optional
+            One over the root of the features otherwise.
+        mask : Value or Const, optional
+            Added, or where it holds booleans it says which places count. A query for which none does gets 0.
+        causal : bool
+            Whether a query sees no keys behind its own place.
+        softcap : float
+            Scores s become ``softcap tanh(s / softcap)``; 0 leaves them.
+        window : pair of int
+            How many keys before and behind its place a query sees; -1 stands for all.
+        offset : int
+            Place of the first query among the keys.
         """
         factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
         scores = self.matmul_values(self.multiply(q, factor), self.swap(k))
         if softcap:
             capped = self.function(self.multiply(scores, 1 / softcap), "tanh")
             scores = self.multiply(capped, softcap)
+        rows, columns = scores.shape[-2:]
+        back = np.arange(rows)[:, None] + offset - np.arange(columns)[None, :]
+        seen = np.ones((rows, columns), dtype=np.bool_)
         if causal:
-            rows, columns = scores.shape[-2:]
-            scores = self.masked(scores, Const(np.tril(np.ones((rows, columns), dtype=np.bool_))))
-        if mask is not None:
+            seen &= back >= 0
+        for size, away in ((window[0], back), (window[1], -back)):
+            seen &= (away <= size) | (size < 0)
+        if isinstance(mask, Const):
+            array = mask.array if mask.array.dtype == np.bool_ else mask.array >= MASKED
+            seen = np.logical_and(seen, self.constant_for(scores, Const(array)) != 0)
+            if mask.array.dtype != np.bool_:
+                scores = self.masked(scores, mask)
+        elif mask is not None:
             scores = self.masked(scores, mask)
-        return self.matmul_values(self.softmax(scores, scores.rank - 1), v)
+        if not seen.all():
+            scores = self.masked(scores, Const(np.broadcast_to(seen, (1, *seen.shape))))
+        y = self.matmul_values(self.softmax(scores, scores.rank - 1), v)
+        alive = seen.any(axis=-1, keepdims=True)
+        return y if alive.all() else self.affine(y, alive.astype(np.float64), 0.0)
 
     def masked(self, scores: Value, mask: Value | Const) -> Value:
         """Scores in front of a softmax: booleans say which count, other numbers are added."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from privinfer.errors import ConfigError, ModelUnsupported, PrivinferError
-from privinfer.graph import build, ir, onnx_ml, rewrite
+from privinfer.graph import build, ir, onnx_layers, onnx_ml, onnx_moves, onnx_ops, onnx_patterns  # noqa: F401
+from privinfer.graph import functions as known_functions
 from privinfer.graph.build import Const, Value, refuse
 
 if TYPE_CHECKING:
@@ -27,7 +28,15 @@ MIN_OPSET = 7
 _MALFORMED = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, AttributeError)
 
 RANGE_KEY = "privinfer.range."
-TABLE = {**onnx_ops.TABLE, **onnx_layers.TABLE}
+TABLE = onnx_ops.TABLE  # which importing the other two has filled
+
+# attributes that change nothing here, or no result that is read
+_NO_MATTER = frozenset(
+    ("consumed_inputs", "hidden_size", "is_test", "kernel_shape", "momentum", "noop_with_empty_axes")
+).union(
+    ("qk_matmul_output_mode", "ratio", "round_mode", "saturate", "seed", "softmax_precision", "stash_type"),
+    ("extrapolation_value", "storage_order"),
+)
 
 UserFunctions = Mapping[str, tuple[Callable[[Any], Any], float, float]]
 
@@ -77,7 +86,6 @@ def from_onnx(
     except ImportError:
         raise ConfigError("onnx is not installed", hint="pip install 'privinfer[onnx]'") from None
     proto = onnx_ml.prepare(onnx, _load(onnx, source))
-    proto = onnx_ml.prepare(onnx, proto)
     return _Importer(onnx, proto, ranges, _registered(functions)).model(precision)
 
 
@@ -94,7 +102,7 @@ def _registered(given: UserFunctions | None) -> dict[str, tuple[float, float]]:
             raise ConfigError(f"the function {name!r} is not (callable, low, high) with low < high")
         if not 0 < len(name) <= 90 or not name.isprintable():
             raise ConfigError("a function has an empty, long or unprintable name")
-        functions.register(f"own.{name}", fn)
+        known_functions.register(f"own.{name}", fn)
         ends[name] = (low, high)
     return ends
 
@@ -182,6 +190,7 @@ class _Importer:
         self.onnx = onnx
         self.graph = proto.graph
         self.own = own
+        self.asked: set[str] = set()
         versions = [o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")]
         self.opset = int(versions[0]) if versions else 0
         constants = {t.name for t in self.graph.initializer}
@@ -202,7 +211,10 @@ class _Importer:
         self._check(proto)
         for t in self.graph.initializer:
             self.env[t.name] = Const(self._array(t))
-        self.patterns = onnx_patterns.find(self)
+        try:
+            self.patterns = onnx_patterns.find(self)
+        except _MALFORMED:  # the node at fault will say so itself
+            self.patterns = onnx_patterns.Patterns()
         for i in sources:
             size = shapes[i.name]
             self.env[i.name] = self.b.input(i.name, [self.b.batch, *size[1:]])  # type: ignore[list-item]
@@ -287,10 +299,10 @@ class _Importer:
         name = next((n for n in (_name(node, k), node.op_type) if n in self.own), None)
         if name is not None:
             low, high = self.own[name]
-            return lambda imp, n: imp.b.function(imp.value(n), f"own.{name}", low, high)
+            return lambda imp, n: imp.b.function(imp.value(n), f"own.{name}", low, high, promised=True)
         if node.domain == onnx_ml.DOMAIN:
             return onnx_ml.known(node)
-        convert = TABLE.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        convert: onnx_ops.Convert | None = TABLE.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if convert is None:
             refuse(build.advice(node.op_type, last=any(o in self.shown for o in node.output)))
         return convert
@@ -308,7 +320,11 @@ class _Importer:
             folded = onnx_ops.fold(self, node)
             if folded is not None:
                 return folded
-        result = convert(self, node)
+        self.asked.clear()
+        result: onnx_ops.Result = convert(self, node)
+        unknown = {a.name for a in node.attribute} - self.asked - _NO_MATTER
+        if unknown and convert is TABLE.get(node.op_type):
+            refuse(f"not yet: its attribute {build.printable(min(unknown))!r}")
         given = len(result) if isinstance(result, list) else 1
         if any(o in self.read for o in node.output[given:]):
             refuse("not yet: more than one result")
@@ -384,7 +400,8 @@ class _Importer:
         return None if x is None else self.b.weights(x)
 
     def attr(self, node: Any, name: str, default: Any) -> Any:
-        """An attribute."""
+        """An attribute; one that nobody asks for is refused."""
+        self.asked.add(name)
         for a in node.attribute:
             if a.name == name:
                 v = self.onnx.helper.get_attribute_value(a)

@@ -29,7 +29,9 @@ _NO_OPS = (
 )  # fmt: skip
 _RESHAPES = ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "view_copy")
 # operators that do not mind where the batch is
-_CARRIED = frozenset((*_NO_OPS, *torch_layers.SMOOTH, "linear", "add", "sub", "rsub", "mul", "div", "neg"))
+_CARRIED = frozenset(
+    (*_NO_OPS, *torch_layers.SMOOTH, "linear", "addmm", "mm", "add", "sub", "rsub", "mul", "div", "neg")
+)
 _CARRIED |= {"relu", "relu_", "gelu", "to", "_to_copy"}
 
 
@@ -273,8 +275,8 @@ class _Importer(
         first = next(iter(moved.values()))
         where = {(v.at, v.fused, v.rank) for v in moved.values()}
         others = [v for k, v in vars(a).items() if k not in moved and k != "out"]
-        if op == "linear":
-            fits = first.at != first.rank - 1
+        if op in ("linear", "addmm", "mm"):
+            fits = first.at != first.rank - 1 and len(moved) == 1
         else:
             tensors = [v for v in others if isinstance(v, self.torch.Tensor)]
             fits = not any(isinstance(v, Value) for v in others) and all(v.numel() == 1 for v in tensors)

@@ -253,9 +253,15 @@ def _grow(roots: Sequence[Any], look: Callable[[Any], Any], weigh: Callable[[Any
     return found
 
 
+def _check_size(leaves: int, outputs: int) -> None:
+    if outputs < 1 or leaves * outputs > trees.MAX_WEIGHTS:
+        refuse(f"not yet: {leaves} nodes or leaves for {outputs} outputs")
+
+
 def _forest(imp: _Importer, node: Any, prefix: str, outputs: int) -> list[trees.Tree]:
     """The trees of TreeEnsembleClassifier and TreeEnsembleRegressor."""
     keys = list(zip(_list(imp, node, "nodes_treeids"), _list(imp, node, "nodes_nodeids"), strict=True))
+    _check_size(len(keys), outputs)
     at = {key: k for k, key in enumerate(keys)}
     if len(at) != len(keys):
         refuse("two nodes of a tree have one number")
@@ -287,7 +293,10 @@ def _forest(imp: _Importer, node: Any, prefix: str, outputs: int) -> list[trees.
     roots = [key for key in keys if key not in children]
     if len(roots) != len({t for t, _ in keys}):
         refuse("a tree has no root, or two")
-    return _grow(roots, look, lambda key: says.get(key, np.zeros(outputs)))
+    found = _grow(roots, look, lambda key: says.get(key, np.zeros(outputs)))
+    if sum(len(t.features) + len(np.asarray(t.values)) for t in found) != len(keys):
+        refuse("some nodes hang on no root")
+    return found
 
 
 def _tree_classifier(imp: _Importer, node: Any) -> Result:
@@ -367,6 +376,7 @@ def _tree_ensemble(imp: _Importer, node: Any) -> Result:
     if tensor("membership_values").size or any(m not in range(len(_MODES_5)) for m in modes.tolist()):
         refuse("not yet: BRANCH_EQ, BRANCH_NEQ or BRANCH_MEMBER, replace by other comparisons")
     lengths = {len(v) for v in (features, modes, *sides[0], *sides[1])}
+    _check_size(len(weights), outputs)
     if lengths != {len(splits)} or len(targets) != len(weights):
         refuse("its lists of nodes differ in length")
     if not all(0 <= t < outputs for t in targets):

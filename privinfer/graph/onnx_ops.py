@@ -57,26 +57,24 @@ def fold(imp: _Importer, node: Any) -> Const | None:
     if kind in rewrite.CONSTANT_OPS:
         attrs = {a.name: imp.attr(node, a.name, None) for a in node.attribute}
         return Const(rewrite.fold_constant(kind, arrays, attrs), public)
-    if any(a is None for a in arrays):
+    given: list[Any] = [a for a in arrays if a is not None]
+    if len(given) != len(arrays):
         return None
     if kind in _FOLDS:
-        _small(np.broadcast_shapes(*(a.shape for a in arrays if a is not None)))
-        return Const(np.asarray(_FOLDS[kind](*arrays)), public)
+        _small(np.broadcast_shapes(*(a.shape for a in given)))
+        return Const(np.asarray(_FOLDS[kind](*given)), public)
     if kind == "Pow":
-        x, y = arrays
-        _small(np.broadcast_shapes(x.shape, y.shape))  # type: ignore[union-attr]
-        return Const(np.power(x, y).astype(x.dtype), public)  # type: ignore[arg-type, union-attr]
+        _small(np.broadcast_shapes(given[0].shape, given[1].shape))
+        return Const(np.power(given[0], given[1]).astype(given[0].dtype), public)
     if kind == "Expand":
-        x, to = arrays
-        shape = np.broadcast_shapes(x.shape, tuple(to.tolist()))  # type: ignore[union-attr]
+        shape = np.broadcast_shapes(given[0].shape, tuple(given[1].tolist()))
         _small(shape)
-        return Const(np.broadcast_to(x, shape), public)  # type: ignore[arg-type]
+        return Const(np.broadcast_to(given[0], shape), public)
     if kind == "Tile":
-        x, times = arrays
-        _small((x.size * math.prod(times.tolist()),))  # type: ignore[union-attr]
-        return Const(np.tile(x, times), public)  # type: ignore[arg-type]
+        _small((given[0].size * math.prod(given[1].tolist()),))
+        return Const(np.tile(given[0], given[1]), public)
     if kind == "Range":
-        start, stop, step = (a.reshape(()) for a in arrays if a is not None)
+        start, stop, step = (a.reshape(()) for a in given)
         _small((math.ceil(abs((float(stop) - float(start)) / float(step))),))
         return Const(np.arange(start, stop, step, dtype=start.dtype), public)
     return None
@@ -189,6 +187,22 @@ def _swish(imp: _Importer, node: Any) -> Value:
     return imp.b.multiply(imp.b.function(imp.b.multiply(x, alpha), "silu"), 1 / alpha)
 
 
+@op("SwiGLU")
+def _swiglu(imp: _Importer, node: Any) -> Value:
+    gate, alpha = imp.value(node), float(imp.attr(node, "alpha", 1.0))
+    if alpha <= 0:
+        refuse("not yet: an alpha that is not positive")
+    swish = imp.b.multiply(imp.b.function(imp.b.multiply(gate, alpha), "silu"), 1 / alpha)
+    return imp.b.mul(swish, imp.operand(node, 1))
+
+
+@op("Sinh", "Cosh")
+def _hyperbolic(imp: _Importer, node: Any) -> Value:
+    x = imp.value(node)
+    up, down = imp.b.function(x, "exp"), imp.b.function(imp.b.multiply(x, -1.0), "exp")
+    return imp.b.multiply(imp.b.add(up, down, -1.0 if node.op_type == "Sinh" else 1.0), 0.5)
+
+
 @op("Relu")
 def _relu(imp: _Importer, node: Any) -> Value:
     return imp.b.relu(imp.value(node, moved=True))
@@ -298,7 +312,7 @@ def _limit(imp: _Importer, node: Any, k: int, name: str) -> Const | None:
     given = imp.at(node, k)
     public = given is None or (isinstance(given, Const) and given.public)
     number = np.asarray(array, dtype=np.float64).reshape(())
-    return None if abs(float(number)) >= 3e38 else Const(number, public)  # noqa: PLR2004
+    return None if abs(float(number)) >= 3e38 else Const(number, public)
 
 
 # --- arithmetic and comparisons

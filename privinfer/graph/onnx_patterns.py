@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from privinfer.graph.build import Const, Value
@@ -92,16 +93,15 @@ def _layer_norm(
         if eps is None or variance is None or eps < 0:
             continue
         square = maker(variance[0], "Pow")
-        if square is not None and _number(imp, square.input[1], made) != 2:  # noqa: PLR2004
+        if square is not None and _number(imp, square.input[1], made) != 2:
             continue
         square = square or maker(variance[0], "Mul")
         if square is None or (square.op_type == "Mul" and square.input[0] != square.input[1]):
             continue
         x = centred(square.input[0])
         if x is not None and x == centred(above) and x[1] == variance[1]:
-            source, axes, added = x[0], x[1], eps
             found.skip.add(made[below])
-            found.fused[k] = lambda imp: _normalized(imp, source, axes, added)
+            found.fused[k] = partial(_normalized, name=x[0], axes=x[1], eps=eps)
             return
 
 
@@ -125,10 +125,14 @@ def _gelu(imp: _Importer, readers: dict[str, list[int]]) -> None:
         for _ in range(_REACH):
             seen |= frontier
             frontier = {r for k in frontier for o in nodes[k].output for r in readers.get(o, [])} - seen
-            frontier = {k for k in frontier if nodes[k].op_type in ("Mul", "Div", "Add", "Erf", "Tanh", "Pow")}
+            frontier = {
+                k for k in frontier if nodes[k].op_type in ("Mul", "Div", "Add", "Erf", "Tanh", "Pow")
+            }
         if not any(nodes[k].op_type in ("Erf", "Tanh") for k in seen):
             continue
         for name in {i for k in seen for i in nodes[k].input} & singles.keys():
             const = imp.env[name]
-            if isinstance(const, Const) and any(math.isclose(singles[name], v, rel_tol=1e-6) for v in _AROUND):
+            if isinstance(const, Const) and any(
+                math.isclose(singles[name], v, rel_tol=1e-6) for v in _AROUND
+            ):
                 imp.env[name] = replace(const, public=True)

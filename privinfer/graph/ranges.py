@@ -108,7 +108,10 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
                 low, high = value.min(0, keepdims=True), value.max(0, keepdims=True)
                 spare = (margin - 1) * np.maximum(np.abs(low), np.abs(high))
                 # nothing is proved here, and worst-case errors of a deep net say nothing of real rows
-                bound = Bound(low - spare, high + spare, bound.error, calibrated=True)
+                # but what holds for all inputs, such as a softmax's being at most 1, is not widened
+                low = np.minimum(low, np.maximum(low - spare, bound.low))
+                high = np.maximum(high, np.minimum(high + spare, bound.high))
+                bound = Bound(low, high, bound.error, calibrated=True)
         bounds.append(bound)
     return bounds
 
@@ -161,7 +164,10 @@ def _fitting_bits(model: ir.Model, calibration: Mapping[str, Any] | None) -> int
     precision = model.architecture.precision
     n = precision.comparison_bits + 1
     while n <= ir.Precision.MAX_COMPARISON_BITS:
-        wider = tables.tabulated(model.with_precision(dataclasses.replace(precision, comparison_bits=n)))
+        try:
+            wider = tables.tabulated(model.with_precision(dataclasses.replace(precision, comparison_bits=n)))
+        except PrecisionError:
+            return None
         try:
             bounds = analyse(wider, calibration)
             check_ranges(wider, bounds)

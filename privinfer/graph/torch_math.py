@@ -171,16 +171,19 @@ class Arithmetic(Operands):
         return self.b.logical("and", self.value(a.self), self.value(a.other))
 
     _op_bitwise_and = _op_logical_and
+    _op___and__ = _op_logical_and
 
     def _op_logical_or(self, a: Args) -> Value:
         return self.b.logical("or", self.value(a.self), self.value(a.other))
 
     _op_bitwise_or = _op_logical_or
+    _op___or__ = _op_logical_or
 
     def _op_logical_xor(self, a: Args) -> Value:
         return self.b.logical("xor", self.value(a.self), self.value(a.other))
 
     _op_bitwise_xor = _op_logical_xor
+    _op___xor__ = _op_logical_xor
 
     def _op_maximum(self, a: Args) -> Value:
         return self.b.max_of(self.operand(a.self), self.operand(a.other))

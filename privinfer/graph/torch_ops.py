@@ -291,6 +291,8 @@ class Shapes(Operands):
         return self._cut(a.self, a.dim, [k % size for k in self._integers(a.index)])
 
     def _op_index(self, a: Args) -> Value | Moved:
+        if not self.private(a.self):
+            refuse("never: which values are taken would depend on private data")
         used = [k for k, index in enumerate(a.indices) if index is not None]
         if len(used) != 1 or (
             isinstance(a.indices[used[0]], self.torch.Tensor) and a.indices[used[0]].dtype == self.torch.bool

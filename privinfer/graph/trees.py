@@ -48,6 +48,7 @@ DIGITS = 4  # and so do decimals that are no longer
 GAIN = 4.0  # half a unit times this is more than the 1.5 last places by which an opening strays
 REACH = 2.0**12  # of differences: four times this is what 32-bit comparisons take
 MAX_WEIGHTS = 1 << 24  # 128 MiB at each evaluator
+TOO_LARGE = "not yet: {} too many weights, replace by trees of fewer leaves (max_depth, max_leaf_nodes)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,8 @@ class Tree:
         children = [*self.yes, *self.no] if count else [-1]
         inner = sorted(c for c in children if c >= 0)
         leaves = {-1 - c for c in children if c < 0}
-        if inner != list(range(1, count)) or leaves != set(range(len(values))) or len(self.paths()) < 1:
+        fits = inner == list(range(1, count)) and leaves == set(range(len(values)))
+        if not fits or {k for _, way in self.paths() for k, _ in way} != set(range(count)):
             raise ModelUnsupported("the nodes of a tree do not hang together")
         return values
 
@@ -215,6 +217,9 @@ def plant(
         refuse(f"not yet: trees over a value of shape {x.shape}, its features have to lie on one axis")
     if not trees:
         refuse("it holds no tree")
+    nodes = max(1, *(len(t.features) for t in trees))
+    if nodes * (nodes + 1) > MAX_WEIGHTS:  # before paths as long as that are looked at
+        refuse(TOO_LARGE.format(f"a tree of {nodes} nodes needs"))
     try:
         values = [t.check(x.shape[0]) for t in trees]
     except ModelUnsupported as e:
@@ -225,16 +230,12 @@ def plant(
     share = 1.0 / len(trees) if average else 1.0
     bias = np.broadcast_to(np.asarray(base, dtype=np.float64), (outputs,)).copy()
     blocks = _pack([len(t.features) for t in trees])
-    nodes = max(max((len(t.features) for t in trees), default=1), 1)
     leaves = max(sum(len(values[k]) for k in block) for block in blocks)
     count = len(blocks)
     if pad:
         count, nodes, leaves = (1 << (v - 1).bit_length() for v in (count, nodes, leaves))
     if count * nodes * leaves > MAX_WEIGHTS or x.shape[0] * count * nodes > MAX_WEIGHTS:
-        refuse(
-            f"not yet: {count} blocks of {nodes} nodes and {leaves} leaves need too many weights, "
-            "replace by trees of fewer leaves (max_depth, max_leaf_nodes)"
-        )
+        refuse(TOO_LARGE.format(f"{count} blocks of {nodes} nodes and {leaves} leaves need"))
     pick, cuts = np.zeros((x.shape[0], count, nodes)), np.full((count, nodes), -1.0)
     path, lengths = np.zeros((count, leaves, nodes)), np.full((count, leaves), -1.0)
     says = np.zeros((count, leaves, outputs))

@@ -270,25 +270,21 @@ def _session(proto: Any, rows: Any) -> dict[str, Any]:
 
 
 def _nodes(forest: Sequence[trees.Tree]) -> dict[str, list[Any]]:
-    """Attributes of the first TreeEnsemble operators: a leaf of number k is node 1000 + k."""
+    """Attributes of the first TreeEnsemble operators: leaves are numbered behind the inner nodes."""
     found: dict[str, list[Any]] = {
         f"nodes_{k}": []
         for k in ("treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids")
     }
     for t, tree in enumerate(forest):
-
-        def row(*values: Any) -> None:
-            for key, value in zip(found, values, strict=True):
-                found[key].append(value)
-
-        def at(child: int) -> int:
-            return child if child >= 0 else 999 - child
-
+        count = len(tree.features)
+        rows: list[tuple[Any, ...]] = []
         for k, mode in enumerate(tree.modes):
-            sides = at(tree.yes[k]), at(tree.no[k])
-            row(t, k, tree.features[k], float(tree.thresholds[k]), BRANCHES[mode], *sides)
-        for leaf in range(len(np.asarray(tree.values))):
-            row(t, 1000 + leaf, 0, 0.0, "LEAF", 0, 0)
+            sides = [c if c >= 0 else count - 1 - c for c in (tree.yes[k], tree.no[k])]
+            rows.append((t, k, tree.features[k], float(tree.thresholds[k]), BRANCHES[mode], *sides))
+        rows += [(t, count + leaf, 0, 0.0, "LEAF", 0, 0) for leaf in range(len(np.asarray(tree.values)))]
+        for row in rows:
+            for key, value in zip(found, row, strict=True):
+                found[key].append(value)
     return found
 
 
@@ -298,7 +294,7 @@ def _says(forest: Sequence[trees.Tree], prefix: str, single: int | None = None) 
         for leaf, says in enumerate(np.asarray(tree.values)):
             for k, value in enumerate(says):
                 if single is None or k == single:
-                    row = (t, 1000 + leaf, k, float(value))
+                    row = (t, len(tree.features) + leaf, k, float(value))
                     for key, v in zip(found, row, strict=True):
                         found[key].append(v)
     return found
@@ -394,6 +390,7 @@ def test_tree_ensemble_of_version_five() -> None:
             "SVMRegressor",
             {
                 "kernel_type": "LINEAR", "n_supports": 2, "rho": [0.25], "coefficients": [0.5, -1.0],
+                "kernel_params": [1.0, 0.0, 3.0],
                 "support_vectors": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
             },
         ),
@@ -414,7 +411,7 @@ def test_linear_operators(op: str, attributes: dict[str, Any]) -> None:
         ({"nodes_modes": ["BRANCH_EQ", "LEAF", "LEAF"]}, "BRANCH_EQ"),
         ({"aggregate_function": "MIN"}, "MIN"),
         ({"post_transform": "PROBIT"}, "PROBIT"),
-        ({"nodes_truenodeids": [0, 0, 0]}, "root"),
+        ({"nodes_truenodeids": [0, 0, 0]}, "hang on no root"),
         ({"nodes_truenodeids": [9, 0, 0]}, "nowhere|root"),
         ({"nodes_featureids": [3, 0, 0]}, "beyond"),
         ({"target_ids": [0, 7]}, "no leaf or to no output"),

@@ -102,11 +102,18 @@ def _bound(node: ir.Node, xs: list[Bound], parameters: Mapping[str, Array], rank
             near = rounded(factor)
             error = x.error * abs(near) + x.magnitude * abs(near - factor) + last
             return Bound(x.magnitude * abs(factor), error)
+        case ir.Shift(offset):
+            return Bound(x.magnitude + abs(offset), x.error + abs(rounded(offset) - offset))
+        case ir.Mul() | ir.MatMul():
+            y = xs[1]
+            times = np.matmul if isinstance(op, ir.MatMul) else np.multiply
+            error = times(x.magnitude, y.error) + times(x.error, y.magnitude) + times(x.error, y.error)
+            return Bound(times(x.magnitude, y.magnitude), error + last)
         case ir.Add():
             return Bound(x.magnitude + xs[1].magnitude, x.error + xs[1].error)
         case ir.Relu():
             return x  # the sign is that of the shared value, and max(x, 0) is a contraction
-        case ir.Concat() | ir.Reshape() | ir.Transpose():
+        case ir.Concat() | ir.Reshape() | ir.Transpose() | ir.Sum() | ir.Gather():
             magnitude = reference.apply(op, {}, [one.magnitude for one in xs])
             return Bound(magnitude, reference.apply(op, {}, [one.error for one in xs]))
         case _:
@@ -136,5 +143,8 @@ def _average(op: ir.AvgPool2d, x: Bound, ranks: int) -> Bound:
 
 
 def unsupported(node: ir.Node) -> ModelUnsupported:
-    """The error for an operator that this backend does not have."""
+    """The error for an operator that this backend does not have.
+
+    CrypTen has functions, maxima and softmax, but states no error for them, and here every operator does.
+    """
     return ModelUnsupported(f"node {node.name!r} ({type(node.op).__name__}): not on crypten")

@@ -176,6 +176,19 @@ def apply(crypten: Any, node: ir.Node, weights: Mapping[str, Shared], xs: list[S
             if factor.is_integer():
                 return x * int(factor)
             return x * torch.from_numpy(bounds.rounded(factor))
+        case ir.Shift(offset):
+            return x + torch.from_numpy(np.asarray(bounds.rounded(offset)))
+        case ir.Mul():
+            return x * xs[1]
+        case ir.MatMul():
+            return x.matmul(xs[1])
+        case ir.Sum(axis):
+            return x.sum(dim=axis)
+        case ir.Gather(axis, indices):
+            size = x.size(axis)
+            if -1 in indices:  # one more place, which holds zero
+                x = crypten.cat([x, x.index_select(axis, torch.tensor([0])) * 0], dim=axis)
+            return x.index_select(axis, torch.tensor([size if i < 0 else i for i in indices]))
         case ir.Concat():
             return crypten.cat(xs, dim=op.axis)
         case ir.Reshape():
