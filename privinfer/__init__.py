@@ -19,6 +19,7 @@ from privinfer.errors import (
     ReplayError,
     TransportError,
 )
+from privinfer.graph.advise import fix, validate
 from privinfer.graph.ir import Model
 from privinfer.graph.load import from_onnx, from_torch
 from privinfer.runtime.local import run_local
@@ -40,8 +41,10 @@ __all__ = [
     "Result",
     "Session",
     "TransportError",
+    "fix",
     "from_onnx",
     "from_torch",
     "insecure",
     "run_local",
+    "validate",
 ]

@@ -148,9 +148,10 @@ class Builder(Parts):
         for k in range(axes):
             reach = dilation[k] * (w.shape[k + 2] - 1)
             size = x.shape[k + 1]
+            before, after = reach - padding[k], reach - padding[axes + k] + extra[k]
+            self.room(abs(before) + abs(after) + size * stride[k])
             wide = [-1] * ((size - 1) * stride[k] + 1)
             wide[:: stride[k]] = list(range(size))
-            before, after = reach - padding[k], reach - padding[axes + k] + extra[k]
             wide = wide[-before:] if before < 0 else [-1] * before + wide
             wide = wide[:after] if after < 0 else wide + [-1] * after
             x = self.take(x, k + 2, wide)
@@ -239,6 +240,7 @@ class Builder(Parts):
             return self.avg_pool(x, kernel, kernel, NO_PAD, True)
         if any(o < 1 for o in out):
             refuse(f"{tuple(out)} is no size")
+        self.room(max(out), max(x.shape))
         divisor = np.ones(())
         for k, o in enumerate(out):
             s = x.shape[k + 1]
@@ -294,6 +296,7 @@ class Builder(Parts):
         """Repeat each position of each axis behind the channels a whole number of times."""
         x = self.plain(x)
         for k, factor in enumerate(factors, 2):
+            self.room(x.shape[k - 1], factor)
             x = self.take(x, k, np.repeat(np.arange(x.shape[k - 1]), factor).tolist())
         return x
 
@@ -346,6 +349,7 @@ class _Axis:
             count += 1  # the last window has to start inside
         if count < 1:
             refuse("its window is larger than what it slides over")
+        Parts.room(count, self.kernel)
         starts = np.arange(count) * self.stride - self.before
         return starts[:, None] + self.dilation * np.arange(self.kernel)[None, :]
 

@@ -27,6 +27,7 @@ Ranges = Mapping[str, tuple[float, float]]
 # what advise.py hears of every node that is tried: its name, its operator, why it was refused if it was
 LISTENER: ContextVar[list[tuple[str, str, str]] | None] = ContextVar("LISTENER", default=None)
 MAX_REPORTED = 10
+MAX_INDICES = 1 << 20
 NO_PAD: Pads = (0, 0, 0, 0)
 _MOVES = (ir.Reshape, ir.Transpose, ir.Gather, ir.Concat)
 
@@ -273,6 +274,7 @@ class Core:
         here, self._at = self._at, (x.pad_node, "Pad")
         top, left, bottom, right = x.pad
         y = replace(x, pad=NO_PAD)
+        self.room(max(y.shape) + max(x.pad))
         for axis, before, after in ((2, top, bottom), (3, left, right)):
             y = self.take(y, axis, [-1] * before + list(range(y.shape[axis - 1])) + [-1] * after)
         self._at = here
@@ -356,11 +358,20 @@ class Core:
         x = self.plain(x)
         axis = self.axis(axis, x.rank)
         size = x.shape[axis - 1]
+        if indices == range(size):
+            return x
+        self.room(len(indices))
         if not indices or not all(-1 <= k < size for k in indices):
             refuse(f"an index beyond {size} on axis {axis}, or none at all")
         if list(indices) == list(range(size)):
             return x
         return self.emit(ir.Gather(axis, tuple(int(k) for k in indices)), [x])
+
+    @staticmethod
+    def room(*sizes: int) -> None:
+        """Refuse so many positions that nobody means them, before a list of them is made."""
+        if min(sizes) < 0 or math.prod(sizes) > MAX_INDICES:
+            refuse(f"its result is empty or too large: {' times '.join(map(str, sizes))} positions")
 
     def split(self, x: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
         """Parts of one axis, one after the other."""
@@ -384,6 +395,7 @@ class Core:
         """Repeat axes of size 1 so that they fit a per-sample shape of the same rank."""
         for k, (have, want) in enumerate(zip(x.shape, sample, strict=True), 1):
             if have == 1 and want > 1:
+                self.room(want)
                 x = self.take(x, k, (0,) * want)
             elif want not in (1, -1, have):
                 refuse(f"shapes {x.shape} and {tuple(sample)} do not go together")
@@ -420,6 +432,7 @@ class Core:
         if value:
             x = self.emit(ir.Shift(-value), [x])
         x = self.plain(x)
+        self.room(max(*before, *after, 1), max(x.shape))
         for k in range(1, x.rank):
             kept = range(max(-before[k], 0), x.shape[k - 1] - max(-after[k], 0))
             if not kept:
@@ -432,6 +445,7 @@ class Core:
         if before[0] or after[0]:
             self.axis(0, x.rank)
         x = self.plain(x)
+        self.room(max(*before, *after, 1), max(x.shape))
         for k in range(1, x.rank):
             own = np.arange(x.shape[k - 1])[max(-before[k], 0) : x.shape[k - 1] - max(-after[k], 0)]
             widths = (max(before[k], 0), max(after[k], 0))
@@ -454,7 +468,9 @@ class Core:
             if not isinstance(value, Value):
                 raise ModelUnsupported(f"output {name!r} does not depend on any input")
             if value.at:
-                raise ModelUnsupported(f"output {name!r}: never: its axis 0 is not the batch")
+                raise ModelUnsupported(
+                    f"output {name!r}: never: it touches the batch axis (axis 0), which is not in front"
+                )
             shown_values.append(ir.Output(name, self.plain(value).name))
         graph = ir.Architecture(
             tuple(self._inputs), tuple(self._nodes.values()), tuple(shown_values), precision

@@ -34,24 +34,20 @@ def einsum(b: Parts, equation: str, operands: Sequence[Value | Const]) -> Value:
     if not output.startswith(batch) or any(batch in t[1:] for t in (*terms, output)):
         refuse("never: it touches the batch axis (axis 0), samples have to stay apart")
     parts: list[tuple[str, Value | Const]] = []
-    for term, x in zip(terms, operands, strict=True):
+    for k, (term, x) in enumerate(zip(terms, operands, strict=True)):
         if len(set(term)) != len(term):
             refuse("not yet: a letter twice in one operand")
         if isinstance(x, Const):
             if term.startswith(batch):
                 refuse("never: a constant along the batch axis (axis 0)")
             parts.append((term, x))
-        else:
-            others = set("".join(t for t, o in zip(terms, operands, strict=True) if o is not x)) | set(output)
-            alone = [c for c in term if c not in others] if len(operands) > 1 else [
-                c for c in term if c not in output
-            ]  # fmt: skip
-            y = x
-            for c in alone:
-                axis = term.index(c)
-                y, term = b.emit(ir.Sum(axis), [b.plain(y)]), term.replace(c, "")  # noqa: PLW2901
-            parts.append((term[1:], y))
-    wanted = output[1:]
+            continue
+        others = set("".join((*terms[:k], *terms[k + 1 :], output)))
+        y, left = b.plain(x), term
+        for c in term:
+            if c not in others:
+                y, left = b.emit(ir.Sum(left.index(c)), [y]), left.replace(c, "")
+        parts.append((left[1:], y))
     if len(parts) == 1:
         ((letters, only),) = parts
         if not isinstance(only, Value) or sorted(letters) != sorted(wanted):

@@ -12,6 +12,7 @@ from privinfer.graph import ir
 from privinfer.graph.build_core import Const, Value, refuse
 from privinfer.graph.build_math import Math
 
+MAX_STEPS = 4096
 MASKED = -4096.0  # what stands for minus infinity in front of a softmax
 
 
@@ -133,6 +134,7 @@ class Parts(Math):
         x = self.plain(x)
         axis = self.axis(axis, x.rank)
         size = x.shape[axis - 1]
+        self.room(size)
         spread = self.take(self.argmax(x, axis, True), axis, (0,) * size)
         away = self.scale(spread, axis, 1.0, -np.arange(size, dtype=np.float64))
         return self.truth(self.piecewise(away, [-0.5, 0.5], [1, -1], [0, 0]))
@@ -142,6 +144,7 @@ class Parts(Math):
         x = self.plain(x)
         axis = self.axis(axis, x.rank)
         size = x.shape[axis - 1]
+        self.room(size)
 
         def shifted(value: Value, by: int) -> Value:
             keep, by = max(size - by, 0), min(by, size)
@@ -397,6 +400,8 @@ class Parts(Math):
         if len(x.shape) != 2:
             refuse("not yet: a recurrent layer over anything but (steps, features)")
         steps, hidden = x.shape[0], cell.r.shape[1]
+        if steps > MAX_STEPS:
+            refuse(f"not yet: more than {MAX_STEPS} steps of a recurrent layer")
         gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[cell.kind]
         if cell.w.shape != (gates * hidden, x.shape[1]) or cell.r.shape != (gates * hidden, hidden):
             refuse(f"weights of {cell.w.shape} and {cell.r.shape} do not go with {x.shape}")

@@ -42,7 +42,7 @@ def resize(b: Builder, x: Value, axis: int, size: int, scale: float, mode: Mode)
         See there.
     """
     old = x.shape[axis - 1]
-    if not 1 <= size <= MAX_RESIZED or not scale > 0:
+    if not 1 <= size <= MAX_RESIZED or old > MAX_RESIZED or not scale > 0:
         refuse(f"an axis of {size} positions")
     at = [_coordinate(k, old, size, scale, mode.coordinates) for k in range(size)]
     if mode.kind == "nearest":

@@ -323,7 +323,7 @@ class _Importer:
         self.asked.clear()
         result: onnx_ops.Result = convert(self, node)
         unknown = {a.name for a in node.attribute} - self.asked - _NO_MATTER
-        if unknown and convert is TABLE.get(node.op_type):
+        if unknown and node.input and convert is TABLE.get(node.op_type):
             refuse(f"not yet: its attribute {build.printable(min(unknown))!r}")
         given = len(result) if isinstance(result, list) else 1
         if any(o in self.read for o in node.output[given:]):
@@ -357,7 +357,7 @@ class _Importer:
     @staticmethod
     def _whole(x: Value) -> Value:
         if x.at:
-            refuse("never: axis 0 of what goes in is not the batch, samples have to stay apart")
+            refuse("never: it touches the batch axis (axis 0), which does not stand in front here")
         return x
 
     def optional(self, node: Any, k: int) -> Value | Const | None:

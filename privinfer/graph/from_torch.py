@@ -64,7 +64,7 @@ def from_torch(
         ``output_0``, ``output_1`` and so on.
     functions : mapping of (callable, low, high), optional
         By paths of submodules, functions of one variable that take their places: elementwise on float64
-        arrays, on a range beyond which the value at its end counts. Their tables are public.
+        arrays, and the range that what goes in has to keep to. Their tables are public.
     precision : Precision, optional
         Declared with the model.
 

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     import torch
 
 Ranges = Mapping[str, tuple[float, float]]
+Functions = Mapping[str, tuple[Callable[[Any], Any], float, float]]
 
 
 def from_onnx(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto,
     ranges: Ranges | None = None,
     *,
+    functions: Functions | None = None,
     comparison_bits: int | str = 32,
     fractional_bits: int = 16,
     calibration: Mapping[str, Any] | None = None,
@@ -34,6 +36,12 @@ def from_onnx(
     ranges : mapping, optional
         Closed range (low, high) of each input. Where none is given, that of the file's metadata
         (``privinfer.range.NAME`` = ``LOW:HIGH``), or (-16, 16). Owners' inputs are checked against it.
+        Under the name of a node, what goes into its function: the argument of a logarithm or a root, the
+        divisor of a division, the variance of a normalisation; what lies beyond counts as the end.
+    functions : mapping of (callable, low, high), optional
+        Functions of one variable of your own, by the type of a custom operator or by the name of a node:
+        NumPy code from a float64 array to one of its shape, and the range it is needed on. No other party
+        runs it or needs it; they see a table.
     comparison_bits : int or "auto"
         n, public: every value that is compared or shown has to fit n bits, 16 of them fractional.
     fractional_bits : int
@@ -62,7 +70,7 @@ def from_onnx(
     from privinfer.graph.from_onnx import from_onnx as load  # noqa: PLC0415 - onnx is optional
 
     return declare(
-        load(source, ranges),
+        load(source, ranges, functions=functions),
         comparison_bits=comparison_bits,
         fractional_bits=fractional_bits,
         calibration=calibration,
@@ -96,7 +104,7 @@ def from_torch(
         Names of what forward returns; its keys where it returns a dictionary.
     functions : mapping of (callable, low, high), optional
         By paths of submodules, functions of one variable that take their places: elementwise on float64
-        arrays, on a range beyond which the value at its end counts. Their tables are public.
+        arrays, and the range that what goes in has to keep to. Their tables are public.
 
     Returns
     -------

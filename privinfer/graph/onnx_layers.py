@@ -295,14 +295,14 @@ def _space_to_depth(imp: _Importer, node: Any) -> Value:
 
 def _reduced(imp: _Importer, node: Any) -> tuple[Value, list[int], bool]:
     """Value, axes, keepdims; no axes where nothing is to be done."""
-    x, axes = imp.value(node), imp.ints(node, 1, "axes")
+    x, axes, keep = imp.value(node), imp.ints(node, 1, "axes"), bool(imp.attr(node, "keepdims", 1))
     if not axes and imp.attr(node, "noop_with_empty_axes", 0):
         if node.op_type not in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"):
             refuse("not yet: a reduction over no axis")
         return x, [], True
     if not axes:
         refuse("never: over all axes it touches the batch axis (axis 0)")
-    return x, axes, bool(imp.attr(node, "keepdims", 1))
+    return x, axes, keep
 
 
 @op("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
@@ -417,6 +417,7 @@ def _lrn(imp: _Importer, node: Any) -> Value:
     if beta not in (0.5, 0.75, 1.0):
         refuse("not yet: a beta other than 1/2, 3/4 and 1")
     channels = x.shape[0] if x.shape else 0
+    imp.b.room(channels, size)
     starts = np.arange(channels)[:, None] - (size - 1) // 2
     rows = starts + np.arange(size)[None, :]
     rows = np.where((rows >= 0) & (rows < channels), rows, -1)

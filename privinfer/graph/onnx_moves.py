@@ -177,6 +177,7 @@ def _tile(imp: _Importer, node: Any) -> Value:
     if times[0] != 1:
         imp.b.axis(0, x.rank)
     for k, again in enumerate(times[1:], 1):
+        imp.b.room(x.shape[k - 1], again)
         x = imp.b.take(x, k, list(range(x.shape[k - 1])) * again)
     return x
 
@@ -204,6 +205,7 @@ def _trilu(imp: _Importer, node: Any) -> Value:
     x, k = imp.b.plain(imp.value(node)), imp.ints(node, 1)
     if len(x.shape) < 2:
         imp.b.axis(0, x.rank)
+    imp.b.room(*x.shape[-2:])
     cut = np.triu if imp.attr(node, "upper", 1) else np.tril
     return imp.b.affine(x, cut(np.ones(x.shape[-2:]), k[0] if k else 0), 0.0)
 

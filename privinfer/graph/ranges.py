@@ -29,6 +29,7 @@ Array = npt.NDArray[np.float64]
 # |error| of one truncating opening in units in the last place (protocols/mpc/opening.py derives it).
 TRUNCATING_OPENING_ULP = 1.5
 LOCAL_TRUNCATION_ULP = 1.0
+ADDING = (fp.Bilinear, fp.Rectify, fp.SumPool, fp.Times, fp.Plus, fp.Total)
 AUTO_BITS = (24, 28, 32, 36, 40, 44, 48)
 
 
@@ -107,10 +108,13 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
             if not isinstance(op, fp.Source):
                 low, high = value.min(0, keepdims=True), value.max(0, keepdims=True)
                 spare = (margin - 1) * np.maximum(np.abs(low), np.abs(high))
-                # nothing is proved here, and worst-case errors of a deep net say nothing of real rows
-                # but what holds for all inputs, such as a softmax's being at most 1, is not widened
-                low = np.minimum(low, np.maximum(low - spare, bound.low))
-                high = np.maximum(high, np.minimum(high + spare, bound.high))
+                # nothing is proved here, and worst-case errors of a deep net say nothing of real rows; but
+                # what functions hold to, such as a softmax's not exceeding 1, is not widened
+                if isinstance(op, ADDING):
+                    low, high = low - spare, high + spare
+                else:
+                    low = np.minimum(low, np.maximum(low - spare, bound.low))
+                    high = np.maximum(high, np.minimum(high + spare, bound.high))
                 bound = Bound(low, high, bound.error, calibrated=True)
         bounds.append(bound)
     return bounds

@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-SCRIPTS = ("batch", "one_owner", "somebody_elses_onnx", "three_owners", "two_owners")
+SCRIPTS = ("batch", "one_owner", "somebody_elses_onnx", "three_owners", "trees", "two_owners")
 TRUST = "private unless two of {{{}}} collude, as long as all three follow the protocol"
 ROW = re.compile(r"^ +(\d+) +(-?\d+\.\d{6}) +(-?\d+\.\d{6})$", re.MULTILINE)
 PRINTED = 1e-6  # two numbers of six decimals, each off by half of the last
@@ -122,6 +122,14 @@ def test_three_owners(tmp_path):
         assert re.search(rf"^{party} +sent +[\d.]+ kB  saw {re.escape(sees)}$", said, re.MULTILINE)
     assert number(r"(\d+) online rounds", said) > 0
     assert TRUST.format("startup, hospital, helper") in said
+
+
+def test_trees(tmp_path):
+    said = script("trees", tmp_path)
+    assert "\n50 with the species of onnxruntime\n" in said
+    # one wrong turn of one of thirty trees would move a probability by more
+    assert number(r"difference of a probability (\S+)", said) < 1e-3
+    assert TRUST.format("startup, botanist, helper") in said
 
 
 def test_six_terminals(tmp_path):

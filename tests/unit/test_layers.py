@@ -45,10 +45,12 @@ PUBLIC = [
     "Result",
     "Session",
     "TransportError",
+    "fix",
     "from_onnx",
     "from_torch",
     "insecure",
     "run_local",
+    "validate",
 ]
 
 

@@ -88,7 +88,8 @@ def test_rounds(name: str) -> None:
         ("logistic regression", 22),
         ("densenet", 22),
         ("resnet18", 20),
-        ("vision transformer", 24),
+        ("vision transformer", 28),
+        ("multi-modal transformer", 24),
         ("gru", 22),
     ],
 )
@@ -120,3 +121,31 @@ def test_a_batch_is_its_rows() -> None:
         for k in range(3):
             alone = plain.run(model, {n: v[k : k + 1] for n, v in rows.items()})
             assert all((alone[o][0] == y[k]).all() for o, y in together.items())
+
+
+class Damped(torch.nn.Module):
+    """An activation that no library has."""
+
+    def forward(self, x: Any) -> Any:
+        return torch.sin(3 * x) * torch.exp(-x * x)
+
+
+def damped(x: Any) -> Any:
+    """The same in NumPy."""
+    return np.sin(3 * x) * np.exp(-x * x)
+
+
+def test_a_function_of_the_users_own() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        module = torch.nn.Sequential(torch.nn.Linear(10, 8), Damped(), torch.nn.Linear(8, 1)).double()
+    functions = {"1": (damped, -6.0, 6.0)}
+    model = from_torch(module, {"input": (1, 10)}, {"input": (-1, 1)}, functions=functions)
+    rows = zoo.Exhibit(lambda: module, zoo.TABLE).rows(ROWS, 2)
+    (y,) = expected(module, {k: v.astype(np.float64) for k, v in rows.items()}).values()
+    np.testing.assert_allclose(reference.run(model, rows)["output"], y, rtol=0, atol=1e-12)
+    stray = np.abs(plain.run(model, rows)["output"] - y)
+    assert model.architecture.precision.error_bound is not None
+    assert stray.max() <= model.architecture.precision.error_bound
+    with pytest.raises(PrecisionError, match=r"values may lie in .*, but 1:\w+ is declared on \[-0.5, 0.5\]"):
+        from_torch(module, {"input": (1, 10)}, {"input": (-1, 1)}, functions={"1": (damped, -0.5, 0.5)})
