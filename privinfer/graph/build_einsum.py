@@ -43,11 +43,12 @@ def einsum(b: Parts, equation: str, operands: Sequence[Value | Const]) -> Value:
             parts.append((term, x))
             continue
         others = set("".join((*terms[:k], *terms[k + 1 :], output)))
-        y, left = b.plain(x), term
+        y, kept = b.plain(x), term
         for c in term:
             if c not in others:
-                y, left = b.emit(ir.Sum(left.index(c)), [y]), left.replace(c, "")
-        parts.append((left[1:], y))
+                y, kept = b.emit(ir.Sum(kept.index(c)), [y]), kept.replace(c, "")
+        parts.append((kept[1:], y))
+    wanted = output[1:]
     if len(parts) == 1:
         ((letters, only),) = parts
         if not isinstance(only, Value) or sorted(letters) != sorted(wanted):

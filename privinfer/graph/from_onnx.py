@@ -207,6 +207,10 @@ class _Importer:
         self.b = build.Builder(fixed.pop() if fixed else 1, checked)
         self.env: dict[str, Value | Const | None] = {}
         self.shown = {o.name for o in self.graph.output}
+        self.readers: dict[str, set[str]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, set()).add(node.op_type)
         self.read = self.shown.union(*(n.input for n in self.graph.node)) - {""}
         self._check(proto)
         for t in self.graph.initializer:

@@ -328,8 +328,7 @@ def _add(imp: _Importer, node: Any) -> Value:
 
 def onto_softmax(imp: _Importer, node: Any) -> bool:
     """Whether all that reads a node's result is softmax."""
-    readers = [n.op_type for n in imp.graph.node if node.output[0] in n.input]
-    return bool(readers) and set(readers) == {"Softmax"} and node.output[0] not in imp.shown
+    return imp.readers.get(node.output[0]) == {"Softmax"} and node.output[0] not in imp.shown
 
 
 @op("Mul")

@@ -19,6 +19,7 @@ from privinfer.graph import ir, reference
 from privinfer.graph.from_onnx import from_onnx
 
 onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx.reference")
 ort = pytest.importorskip("onnxruntime")
 
 FLOAT, INT = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
@@ -622,3 +623,14 @@ def test_attention_masks_and_dead_rows() -> None:
         n("Softmax", "a", "p"), n("MatMul", "p x"),
     ]  # fmt: skip
     compare(build(nodes, SEQ, {"m": mask}))
+
+
+@pytest.mark.parametrize("interleaved", [0, 1])
+def test_rotary_embedding(interleaved: int) -> None:
+    """Held against onnx's own evaluator: onnxruntime does not know it in every version."""
+    cache = {"c": np.cos(w(9, 3)), "s": np.sin(w(9, 3)), "p": np.array([[3, 0, 7, 1, 2]])}
+    node = n("RotaryEmbedding", "x c s p", interleaved=interleaved)
+    proto = build([node], {"x": (1, 2, 5, 6)}, cache, opset=23)
+    x = w(1, 2, 5, 6)
+    (want,) = onnx.reference.ReferenceEvaluator(proto).run(None, {"x": x})
+    np.testing.assert_allclose(reference.run(from_onnx(proto), {"x": x})["y"], want, atol=1e-6)
