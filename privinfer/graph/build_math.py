@@ -17,6 +17,7 @@ SECOND_POWERS = {0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
 MAX_POWER = 64
 SNAP = 2.0**-12
 ROOT = math.sqrt(0.5)
+GELU_B = functions.GELU_B
 
 
 class Math(Core):
@@ -201,7 +202,23 @@ class Math(Core):
         around, base = self._unscaled(self.source(gate_of))
         if gate_of.op.name == "erf" and base.name == x.name and math.isclose(around, ROOT, rel_tol=1e-6):
             return self.multiply(self.function(x, "gelu"), 2 * factor * more * inner_factor)
+        usual = gate_of.op.name == "tanh" and math.isclose(around, functions.GELU_A, rel_tol=1e-6)
+        if usual and self._with_cube(base, x):
+            return self.multiply(self.function(x, "gelu_tanh"), 2 * factor * more * inner_factor)
         return None
+
+    def _with_cube(self, y: Value, x: Value) -> bool:
+        """Whether y is ``x + 0.044715 x^3``."""
+        total = self.made_by(y, ir.Add)
+        if total is None or x.name not in total.inputs:
+            return False
+        other = self.source(total, 1 if total.inputs[0] == x.name else 0)
+        factor, cube = self._unscaled(other)
+        product = self.made_by(cube, ir.Mul)
+        if product is None or x.name not in product.inputs or not math.isclose(factor, GELU_B, rel_tol=1e-6):
+            return False
+        square = self.made_by(self.source(product, 1 if product.inputs[0] == x.name else 0), ir.Mul)
+        return square is not None and square.inputs == (x.name, x.name)
 
     def _unscaled(self, x: Value) -> tuple[float, Value]:
         """Public factor and what it multiplies."""
@@ -259,6 +276,12 @@ class Math(Core):
             for the node: values beyond an end are then taken as that end.
         """
         x = self.plain(x)
+        before = self.made_by(x, ir.Function) or self.made_by(x, ir.Softmax)
+        if name == "log" and before is not None:  # of what has a logarithm of its own, which is never 0
+            if isinstance(before.op, ir.Softmax) and not before.op.log:
+                return self.emit(ir.Softmax(before.op.axis, True), [self.source(before)])
+            if isinstance(before.op, ir.Function) and before.op.name == "sigmoid":
+                return self.function(self.source(before), "log_sigmoid")
         known = functions.get(name)
         promised = promised or self._at[0] in self._ranges
         declared = self._ranges.get(self._at[0], (None, None))

@@ -282,6 +282,13 @@ def softmax(b: Builder, x: int, axis: int, log: bool, node: str) -> int:
     With d = x - max x, e = exp(max(d, -16)) within 1e-4 e + 1e-7 and S = sum e in [1, k]: e / S, or
     d - log S. What x strays by moves a softmax by at most half as much, and its logarithm by twice as much.
     """
+    declared = _declared(b, x)
+    reach = EXP_REACH
+    if declared is not None and b.type(x).frac == b.f and b.type(x).wide and not log:
+        # an input: no difference is larger than its range, which takes fewer bits to compare and no clamp
+        reach = declared[1] - declared[0] + 2.0**-b.f
+        bits = 3 + b.f + max(0, math.ceil(math.log2(max(map(abs, (reach, *declared))) + 1)))
+        x = b.slim(x, min(bits, b.n)) if reach <= WIDER * EXP_REACH else x
     x = b.narrow(x, b.f)
     t = b.type(x)
     k = t.shape[axis - 1]
@@ -294,12 +301,15 @@ def softmax(b: Builder, x: int, axis: int, log: bool, node: str) -> int:
     top = largest(b, x, axis, node)
     d = minus(b, x, spread(top), node, Claim(-math.inf, 0.0))
     g = min(26, b.n - 3)
-    wanted = Wanted("exp", -EXP_REACH, 0.0, EXP_ABSOLUTE, EXP_RELATIVE, t.frac, frac_out(b, g))
+    clamped = t.bits == b.n
+    reach = EXP_REACH if clamped else reach
+    wanted = Wanted("exp", -reach, 0.0, EXP_ABSOLUTE, EXP_RELATIVE, t.frac, frac_out(b, g))
     (table,) = b.bands(wanted)
     # |e - exp(d)| <= relative * e + absolute, the clamp and the opening included
-    absolute = EXP_ABSOLUTE + OPENING * 2.0**-g + math.exp(-EXP_REACH)
+    absolute = EXP_ABSOLUTE + OPENING * 2.0**-g + math.exp(-reach) * clamped
     own = EXP_RELATIVE + absolute
-    e = lookup(b, _clamp_to(b, d, table, node), table, g, node, Claim(0.0, 1.0, x, 2.0, own))
+    near = _clamp_to(b, d, table, node) if clamped else d
+    e = lookup(b, near, table, g, node, Claim(0.0, 1.0, x, 2.0, own))
     # S, of which the sum of many e needs more bits than one of them
     far = EXP_RELATIVE + k * absolute  # relative, S being at least 1
     kept = min(24, b.n - 3 - k.bit_length())

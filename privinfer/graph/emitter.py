@@ -63,7 +63,9 @@ class Wanted:
 
     def key(self) -> str:
         """What the architecture files the table under."""
-        return " ".join(str(getattr(self, f.name)) for f in fields(self))
+        # floats as floats: 8 and 8.0 are one range, and only one of them comes out of an architecture's bytes
+        values = ((f.type, getattr(self, f.name)) for f in fields(self))
+        return " ".join(str(float(v) if kind == "float" else v) for kind, v in values)
 
     def band(self, k: int) -> str:
         """The key of one of the tables."""
@@ -147,6 +149,11 @@ class Emitter:
         keep = t.frac if frac is None else min(t.frac, frac)
         shift = t.frac - keep
         return self.change(value, Truncate(shift, self.exact and shift > 0), Type(t.shape, self.n, keep))
+
+    def slim(self, value: int, bits: int) -> int:
+        """A wide value in a narrow ring of fewer bits than others have, for values known to be small."""
+        t = self.type(value)
+        return self.change(value, Truncate(0), Type(t.shape, bits, t.frac))
 
     def times(self, value: int, constants: npt.NDArray[np.float64], node: str) -> int:
         """Multiply a wide value by public reals; their CONSTANT_BITS fractional bits join its scale."""

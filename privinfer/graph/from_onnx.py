@@ -12,12 +12,11 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from privinfer.errors import ConfigError, ModelUnsupported, PrivinferError
 from privinfer.graph import build, ir, onnx_layers, onnx_ml, onnx_moves, onnx_ops, onnx_patterns  # noqa: F401
 from privinfer.graph import functions as known_functions
-from privinfer.graph.build import Const, Value, refuse
+from privinfer.graph.build import Const, refuse
+from privinfer.graph.onnx_base import Reader
 
 if TYPE_CHECKING:
     import onnx
@@ -177,7 +176,7 @@ def _stored_ranges(proto: Any, names: Iterable[str]) -> dict[str, tuple[float, f
     return found
 
 
-class _Importer:
+class _Importer(Reader):
     """One pass over the nodes of a graph."""
 
     def __init__(
@@ -190,7 +189,7 @@ class _Importer:
         self.onnx = onnx
         self.graph = proto.graph
         self.own = own
-        self.asked: set[str] = set()
+        self.asked = set()
         versions = [o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")]
         self.opset = int(versions[0]) if versions else 0
         constants = {t.name for t in self.graph.initializer}
@@ -205,16 +204,16 @@ class _Importer:
         if len(fixed) > 1:
             raise ConfigError("the inputs have different sizes of axis 0, which has to be the batch")
         self.b = build.Builder(fixed.pop() if fixed else 1, checked)
-        self.env: dict[str, Value | Const | None] = {}
+        self.env = {}
         self.shown = {o.name for o in self.graph.output}
-        self.readers: dict[str, set[str]] = {}
+        self.readers = {}
         for node in self.graph.node:
             for name in node.input:
                 self.readers.setdefault(name, set()).add(node.op_type)
         self.read = self.shown.union(*(n.input for n in self.graph.node)) - {""}
         self._check(proto)
         for t in self.graph.initializer:
-            self.env[t.name] = Const(self._array(t))
+            self.env[t.name] = Const(self.tensor(t))
         try:
             self.patterns = onnx_patterns.find(self)
         except _MALFORMED:  # the node at fault will say so itself
@@ -284,20 +283,6 @@ class _Importer:
             )
         return dims
 
-    def _array(self, tensor: Any) -> Any:
-        """Contents of a tensor; half precision becomes single."""
-        kinds = self.onnx.TensorProto
-        try:
-            if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) > ir.MAX_ELEMENTS:
-                raise ValueError
-            array = np.asarray(self.onnx.numpy_helper.to_array(tensor))
-            if array.shape != tuple(tensor.dims):
-                raise ValueError
-            half = tensor.data_type in (kinds.FLOAT16, kinds.BFLOAT16)
-            return array.astype(np.float32) if half else array
-        except Exception as e:  # the helper raises what NumPy raises
-            raise ConfigError(f"tensor {tensor.name!r}: its data do not match its shape and type") from e
-
     def _known(self, node: Any, k: int) -> Callable[[Any, Any], Any]:
         """How a node is converted."""
         name = next((n for n in (_name(node, k), node.op_type) if n in self.own), None)
@@ -316,14 +301,14 @@ class _Importer:
             return None
         if k in self.patterns.fused:
             return self.patterns.fused[k](self)
-        convert = self._known(node, k)
-        if any(i and self.env[i] is None for i in node.input):
-            return None  # a refusal before this node has been noted
         inputs = [self.env[i] for i in node.input if i]
         if inputs and all(isinstance(c, Const) for c in inputs):
             folded = onnx_ops.fold(self, node)
             if folded is not None:
                 return folded
+        convert = self._known(node, k)
+        if any(c is None for c in inputs):
+            return None  # a refusal before this node has been noted
         self.asked.clear()
         result: onnx_ops.Result = convert(self, node)
         unknown = {a.name for a in node.attribute} - self.asked - _NO_MATTER
@@ -333,84 +318,6 @@ class _Importer:
         if any(o in self.read for o in node.output[given:]):
             refuse("not yet: more than one result")
         return result
-
-    # --- what operators ask of their node
-
-    def at(self, node: Any, k: int) -> Value | Const | None:
-        """Input `k`, None where it is left out."""
-        return self.env[node.input[k]] if k < len(node.input) and node.input[k] else None
-
-    def operand(self, node: Any, k: int) -> Value | Const:
-        """Input `k`, private or constant."""
-        x = self.at(node, k)
-        if x is None:
-            refuse("it needs more operands")
-        return self._whole(x) if isinstance(x, Value) else x
-
-    def both(self, node: Any) -> tuple[Value | Const, Value | Const]:
-        """The first two inputs."""
-        return self.operand(node, 0), self.operand(node, 1)
-
-    def value(self, node: Any, k: int = 0, *, moved: bool = False) -> Value:
-        """Private input `k`; `moved` where the batch axis may stand elsewhere than in front."""
-        x = self.at(node, k)
-        if not isinstance(x, Value):
-            refuse("not yet: a constant where a private value belongs")
-        return x if moved else self._whole(x)
-
-    @staticmethod
-    def _whole(x: Value) -> Value:
-        if x.at:
-            refuse("never: it touches the batch axis (axis 0), which does not stand in front here")
-        return x
-
-    def optional(self, node: Any, k: int) -> Value | Const | None:
-        """Input `k` in whatever form, None where it is left out."""
-        return self.operand(node, k) if self.at(node, k) is not None else None
-
-    def full(self, x: Value) -> tuple[int, ...]:
-        """Shape as the file has it, batch included."""
-        return (*x.shape[: x.at], self.b.batch, *x.shape[x.at :])
-
-    def axis(self, x: Value, axis: int) -> int:
-        """An axis as the file counts it, counted as if the batch were in front."""
-        if not -x.rank <= axis < x.rank:
-            refuse(f"there is no axis {axis} in a value of {x.rank} axes")
-        axis %= x.rank
-        if axis == x.at:
-            refuse("never: it touches the batch axis (axis 0), samples have to stay apart")
-        return axis + 1 if axis < x.at else axis
-
-    def array(self, node: Any, k: int, attr: str = "") -> Any:
-        """Constant input `k`, or the attribute that older opsets had; None where neither is given."""
-        x = self.at(node, k)
-        if isinstance(x, Value):
-            refuse("not yet: a private value where a constant belongs")
-        if x is None:
-            given = self.attr(node, attr, None) if attr else None
-            return None if given is None else np.asarray(given)
-        return x.array
-
-    def ints(self, node: Any, k: int, attr: str = "") -> list[int] | None:
-        """As :meth:`array`, as a list of integers."""
-        array = self.array(node, k, attr)
-        return None if array is None else [int(v) for v in array.reshape(-1)]
-
-    def weights(self, node: Any, k: int) -> Any:
-        """Constant input `k` as secret weights, None where it is left out."""
-        x = self.at(node, k)
-        if isinstance(x, Value):
-            refuse("not yet: private values where weights belong")
-        return None if x is None else self.b.weights(x)
-
-    def attr(self, node: Any, name: str, default: Any) -> Any:
-        """An attribute; one that nobody asks for is refused."""
-        self.asked.add(name)
-        for a in node.attribute:
-            if a.name == name:
-                v = self.onnx.helper.get_attribute_value(a)
-                return v.decode("ascii", "replace") if isinstance(v, bytes) else v
-        return default
 
 
 def _name(node: Any, k: int) -> str:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from privinfer.graph import build, build_resize, ir
 from privinfer.graph.build import Const, Value, refuse
+from privinfer.graph.onnx_base import Reader
 from privinfer.graph.onnx_ops import Result, op
-
-if TYPE_CHECKING:
-    from privinfer.graph.from_onnx import _Importer
 
 # --- products of matrices
 
 
 @op("Gemm")
-def _gemm(imp: _Importer, node: Any) -> Value:
+def _gemm(imp: Reader, node: Any) -> Value:
     x, w, c = imp.value(node), imp.weights(node, 1), imp.weights(node, 2)
     if imp.attr(node, "transA", 0):
         refuse("never: it sums over the batch axis (axis 0)")
@@ -36,7 +34,7 @@ def _gemm(imp: _Importer, node: Any) -> Value:
 
 
 @op("MatMul")
-def _matmul(imp: _Importer, node: Any) -> Value:
+def _matmul(imp: Reader, node: Any) -> Value:
     x, y = imp.both(node)
     if isinstance(x, Value) and isinstance(y, Value):
         return imp.b.matmul_values(x, y)
@@ -48,13 +46,13 @@ def _matmul(imp: _Importer, node: Any) -> Value:
 
 
 @op("Einsum")
-def _einsum(imp: _Importer, node: Any) -> Value:
+def _einsum(imp: Reader, node: Any) -> Value:
     operands = [imp.operand(node, k) for k in range(len(node.input))]
     return imp.b.einsum(imp.attr(node, "equation", ""), operands)
 
 
 @op("Attention")
-def _attention(imp: _Importer, node: Any) -> Result:
+def _attention(imp: Reader, node: Any) -> Result:
     if imp.at(node, 6) is not None:
         refuse("not yet: caches of different lengths")
     q, k, v = (imp.value(node, i) for i in range(3))
@@ -90,7 +88,7 @@ def _attention(imp: _Importer, node: Any) -> Result:
 
 
 @op("RotaryEmbedding")
-def _rotary(imp: _Importer, node: Any) -> Value:
+def _rotary(imp: Reader, node: Any) -> Value:
     x, cos, sin = imp.b.plain(imp.value(node)), imp.weights(node, 1), imp.weights(node, 2)
     places, dim = imp.array(node, 3), imp.attr(node, "rotary_embedding_dim", 0)
     flat, heads = x.rank == 3, imp.attr(node, "num_heads", 0)
@@ -120,7 +118,7 @@ def _rotary(imp: _Importer, node: Any) -> Value:
     return imp.b.sample(imp.b.swap(z, 1, 2), x.shape) if flat else z
 
 
-def _heads(imp: _Importer, x: Value, heads: int) -> Value:
+def _heads(imp: Reader, x: Value, heads: int) -> Value:
     if x.rank != 3 or heads < 1 or x.shape[1] % heads:
         refuse("its heads do not divide the features")
     return imp.b.swap(imp.b.sample(x, (x.shape[0], heads, x.shape[1] // heads)), 1, 2)
@@ -129,7 +127,7 @@ def _heads(imp: _Importer, x: Value, heads: int) -> Value:
 # --- windows
 
 
-def _window(imp: _Importer, node: Any, x: Value, kernel: Sequence[int]) -> tuple[list[int], ...]:
+def _window(imp: Reader, node: Any, x: Value, kernel: Sequence[int]) -> tuple[list[int], ...]:
     """Stride, dilation and padding of a convolution or pooling: what comes before all axes, then after."""
     n = len(kernel)
     stride = list(imp.attr(node, "strides", [1] * n))
@@ -154,7 +152,7 @@ def _window(imp: _Importer, node: Any, x: Value, kernel: Sequence[int]) -> tuple
 
 
 @op("Conv")
-def _conv(imp: _Importer, node: Any) -> Value:
+def _conv(imp: Reader, node: Any) -> Value:
     x, w, bias = imp.value(node), imp.weights(node, 1), imp.weights(node, 2)
     if list(imp.attr(node, "kernel_shape", w.shape[2:])) != list(w.shape[2:]):
         refuse("kernel_shape does not match its weights")
@@ -165,7 +163,7 @@ def _conv(imp: _Importer, node: Any) -> Value:
 
 
 @op("ConvTranspose")
-def _conv_transpose(imp: _Importer, node: Any) -> Value:
+def _conv_transpose(imp: Reader, node: Any) -> Value:
     x, w, bias = imp.value(node), imp.weights(node, 1), imp.weights(node, 2)
     n = w.ndim - 2
     if x.rank != n + 2 or n not in (1, 2):
@@ -192,7 +190,7 @@ def _conv_transpose(imp: _Importer, node: Any) -> Value:
 
 
 @op("BatchNormalization")
-def _batch_norm(imp: _Importer, node: Any) -> Value:
+def _batch_norm(imp: Reader, node: Any) -> Value:
     if imp.attr(node, "training_mode", 0) or any(node.output[1:]):
         refuse("never in training mode: call .eval() before the export")
     if not imp.attr(node, "spatial", 1):
@@ -202,7 +200,7 @@ def _batch_norm(imp: _Importer, node: Any) -> Value:
 
 
 @op("AveragePool")
-def _average_pool(imp: _Importer, node: Any) -> Value:
+def _average_pool(imp: Reader, node: Any) -> Value:
     x, kernel = imp.value(node), list(imp.attr(node, "kernel_shape", []))
     stride, dilation, pads = _window(imp, node, x, kernel)
     count, ceil = (bool(imp.attr(node, a, 0)) for a in ("count_include_pad", "ceil_mode"))
@@ -210,14 +208,14 @@ def _average_pool(imp: _Importer, node: Any) -> Value:
 
 
 @op("MaxPool")
-def _max_pool(imp: _Importer, node: Any) -> Value:
+def _max_pool(imp: Reader, node: Any) -> Value:
     x, kernel = imp.value(node), list(imp.attr(node, "kernel_shape", []))
     stride, dilation, pads = _window(imp, node, x, kernel)
     return imp.b.max_pool(x, kernel, stride, pads, dilation, bool(imp.attr(node, "ceil_mode", 0)))
 
 
 @op("LpPool")
-def _lp_pool(imp: _Importer, node: Any) -> Value:
+def _lp_pool(imp: Reader, node: Any) -> Value:
     x, kernel = imp.value(node), list(imp.attr(node, "kernel_shape", []))
     stride, dilation, pads = _window(imp, node, x, kernel)
     p, ceil = imp.attr(node, "p", 2), bool(imp.attr(node, "ceil_mode", 0))
@@ -230,7 +228,7 @@ def _lp_pool(imp: _Importer, node: Any) -> Value:
 
 
 @op("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
-def _global_pool(imp: _Importer, node: Any) -> Value:
+def _global_pool(imp: Reader, node: Any) -> Value:
     x = imp.b.plain(imp.value(node))
     if x.rank < 3:
         refuse("it needs (batch, channels) and more axes")
@@ -244,7 +242,7 @@ def _global_pool(imp: _Importer, node: Any) -> Value:
 
 
 @op("Upsample", "Resize")
-def _resize(imp: _Importer, node: Any) -> Value:
+def _resize(imp: Reader, node: Any) -> Value:
     x = imp.b.plain(imp.value(node))
     old = node.op_type == "Upsample" or imp.opset < 11
     axes = list(imp.attr(node, "axes", range(x.rank)))
@@ -279,13 +277,13 @@ def _resize(imp: _Importer, node: Any) -> Value:
 
 
 @op("DepthToSpace")
-def _depth_to_space(imp: _Importer, node: Any) -> Value:
+def _depth_to_space(imp: Reader, node: Any) -> Value:
     first = imp.attr(node, "mode", "DCR") == "DCR"
     return imp.b.depth_to_space(imp.value(node), imp.attr(node, "blocksize", 0), depth_first=first)
 
 
 @op("SpaceToDepth")
-def _space_to_depth(imp: _Importer, node: Any) -> Value:
+def _space_to_depth(imp: Reader, node: Any) -> Value:
     first = imp.attr(node, "mode", "DCR") == "DCR"
     return imp.b.space_to_depth(imp.value(node), imp.attr(node, "blocksize", 0), depth_first=first)
 
@@ -293,7 +291,7 @@ def _space_to_depth(imp: _Importer, node: Any) -> Value:
 # --- reductions
 
 
-def _reduced(imp: _Importer, node: Any) -> tuple[Value, list[int], bool]:
+def _reduced(imp: Reader, node: Any) -> tuple[Value, list[int], bool]:
     """Value, axes, keepdims; no axes where nothing is to be done."""
     x, axes, keep = imp.value(node), imp.ints(node, 1, "axes"), bool(imp.attr(node, "keepdims", 1))
     if not axes and imp.attr(node, "noop_with_empty_axes", 0):
@@ -306,13 +304,13 @@ def _reduced(imp: _Importer, node: Any) -> tuple[Value, list[int], bool]:
 
 
 @op("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
-def _reduce(imp: _Importer, node: Any) -> Value:
+def _reduce(imp: Reader, node: Any) -> Value:
     x, axes, keep = _reduced(imp, node)
     return imp.b.reduce(x, node.op_type.removeprefix("Reduce").lower(), axes, keep) if axes else x
 
 
 @op("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum")
-def _reduce_norm(imp: _Importer, node: Any) -> Value:
+def _reduce_norm(imp: Reader, node: Any) -> Value:
     x, axes, keep = _reduced(imp, node)
     kind = node.op_type
     if kind == "ReduceL1":
@@ -325,13 +323,13 @@ def _reduce_norm(imp: _Importer, node: Any) -> Value:
 
 
 @op("ReduceLogSumExp")
-def _logsumexp(imp: _Importer, node: Any) -> Value:
+def _logsumexp(imp: Reader, node: Any) -> Value:
     x, axes, keep = _reduced(imp, node)
     return imp.b.logsumexp(x, axes, keep)
 
 
 @op("ArgMax", "ArgMin")
-def _argmax(imp: _Importer, node: Any) -> Value:
+def _argmax(imp: Reader, node: Any) -> Value:
     x = imp.value(node)
     if node.op_type == "ArgMin":
         x = imp.b.multiply(x, -1.0)
@@ -340,7 +338,7 @@ def _argmax(imp: _Importer, node: Any) -> Value:
 
 
 @op("CumSum")
-def _cumsum(imp: _Importer, node: Any) -> Value:
+def _cumsum(imp: Reader, node: Any) -> Value:
     axis = imp.ints(node, 1)
     if not axis:
         refuse("its axis has to be a number")
@@ -349,7 +347,7 @@ def _cumsum(imp: _Importer, node: Any) -> Value:
 
 
 @op("Softmax", "LogSoftmax", "Hardmax")
-def _softmax(imp: _Importer, node: Any) -> Value:
+def _softmax(imp: Reader, node: Any) -> Value:
     x = imp.b.plain(imp.value(node))
     old = imp.opset < 13
     axis = imp.b.axis(imp.attr(node, "axis", 1 if old else -1), x.rank)
@@ -367,7 +365,7 @@ def _softmax(imp: _Importer, node: Any) -> Value:
 
 
 @op("LayerNormalization", "RMSNormalization")
-def _layer_norm(imp: _Importer, node: Any) -> Value:
+def _layer_norm(imp: Reader, node: Any) -> Value:
     x, w, b = imp.value(node), imp.weights(node, 1), imp.weights(node, 2)
     axes = list(range(imp.b.axis(imp.attr(node, "axis", -1), x.rank), x.rank))
     eps = imp.attr(node, "epsilon", 1e-5)
@@ -377,13 +375,13 @@ def _layer_norm(imp: _Importer, node: Any) -> Value:
 
 
 @op("InstanceNormalization")
-def _instance_norm(imp: _Importer, node: Any) -> Value:
+def _instance_norm(imp: Reader, node: Any) -> Value:
     x, w, b = imp.value(node), imp.weights(node, 1), imp.weights(node, 2)
     return imp.b.group_norm(x, x.shape[0] if x.shape else 0, w, b, imp.attr(node, "epsilon", 1e-5))
 
 
 @op("GroupNormalization")
-def _group_norm(imp: _Importer, node: Any) -> Value:
+def _group_norm(imp: Reader, node: Any) -> Value:
     x, w, b = imp.value(node), imp.weights(node, 1), imp.weights(node, 2)
     groups = imp.attr(node, "num_groups", 0)
     if imp.opset < 21 and w is not None and groups and x.shape[0] % groups == 0:  # one for each group
@@ -392,12 +390,12 @@ def _group_norm(imp: _Importer, node: Any) -> Value:
 
 
 @op("MeanVarianceNormalization")
-def _mean_variance(imp: _Importer, node: Any) -> Value:
+def _mean_variance(imp: Reader, node: Any) -> Value:
     return imp.b.layer_norm(imp.value(node), list(imp.attr(node, "axes", [0, 2, 3])), None, None, 1e-9)
 
 
 @op("LpNormalization")
-def _lp_normalization(imp: _Importer, node: Any) -> Value:
+def _lp_normalization(imp: Reader, node: Any) -> Value:
     x, p = imp.b.plain(imp.value(node)), imp.attr(node, "p", 2)
     axis = imp.b.axis(imp.attr(node, "axis", -1), x.rank)
     if p == 2:
@@ -409,7 +407,7 @@ def _lp_normalization(imp: _Importer, node: Any) -> Value:
 
 
 @op("LRN")
-def _lrn(imp: _Importer, node: Any) -> Value:
+def _lrn(imp: Reader, node: Any) -> Value:
     x, size = imp.b.plain(imp.value(node)), imp.attr(node, "size", 1)
     alpha, beta, bias = (
         float(imp.attr(node, k, v)) for k, v in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))

@@ -21,14 +21,14 @@ from privinfer.graph.build_core import Value, refuse
 from privinfer.graph.build_math import Math
 
 if TYPE_CHECKING:
-    from privinfer.graph.from_onnx import _Importer
+    from privinfer.graph.onnx_base import Reader
 
 DOMAIN = "ai.onnx.ml"
 DEFAULT_OPSET = 13  # where a file has operators of ONNX-ML alone
 INTEGERS = (6, 7)  # TensorProto.INT32 and INT64
 MAX_LABELS = 65
 Result = Value | list[Value | None]
-Convert = Callable[["_Importer", Any], Result]
+Convert = Callable[["Reader", Any], Result]
 
 _ADVICE = {
     "Binarizer": "not yet",
@@ -121,14 +121,14 @@ def known(node: Any) -> Convert:
     return convert or refuse(_ADVICE.get(node.op_type, "not yet"))
 
 
-def _numbers(imp: _Importer, node: Any, name: str) -> Any:
+def _numbers(imp: Reader, node: Any, name: str) -> Any:
     """A list of floats as float64: from the attribute, or from its twin that holds a tensor."""
     tensor = imp.attr(node, f"{name}_as_tensor", None)
-    given = imp.attr(node, name, None) if tensor is None else imp._array(tensor)
+    given = imp.attr(node, name, None) if tensor is None else imp.tensor(tensor)
     return np.asarray([] if given is None else given, dtype=np.float64).reshape(-1)
 
 
-def _list(imp: _Importer, node: Any, name: str) -> list[Any]:
+def _list(imp: Reader, node: Any, name: str) -> list[Any]:
     return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in imp.attr(node, name, [])]
 
 
@@ -138,12 +138,12 @@ def _transform(name: str) -> str:
     return _TRANSFORMS[name]
 
 
-def _row(imp: _Importer, node: Any) -> Value:
+def _row(imp: Reader, node: Any) -> Value:
     x = imp.value(node)
     return x if len(x.shape) == 1 else refuse(f"not yet: over a value of shape {x.shape}, not of one row")
 
 
-def _labels(imp: _Importer, node: Any, integers: str, strings: str) -> list[float]:
+def _labels(imp: Reader, node: Any, integers: str, strings: str) -> list[float]:
     """Labels as numbers; positions where they are text."""
     text = _list(imp, node, strings)
     if text and node.output[0] in imp.read:
@@ -166,7 +166,7 @@ def _label(b: Math, scores: Value, labels: Sequence[float]) -> Value:
 
 
 def _classes(
-    imp: _Importer,
+    imp: Reader,
     node: Any,
     labels: Sequence[float],
     raw: Callable[[bool], Value],
@@ -258,7 +258,7 @@ def _check_size(leaves: int, outputs: int) -> None:
         refuse(f"not yet: {leaves} nodes or leaves for {outputs} outputs")
 
 
-def _forest(imp: _Importer, node: Any, prefix: str, outputs: int) -> list[trees.Tree]:
+def _forest(imp: Reader, node: Any, prefix: str, outputs: int) -> list[trees.Tree]:
     """The trees of TreeEnsembleClassifier and TreeEnsembleRegressor."""
     keys = list(zip(_list(imp, node, "nodes_treeids"), _list(imp, node, "nodes_nodeids"), strict=True))
     _check_size(len(keys), outputs)
@@ -299,7 +299,7 @@ def _forest(imp: _Importer, node: Any, prefix: str, outputs: int) -> list[trees.
     return found
 
 
-def _tree_classifier(imp: _Importer, node: Any) -> Result:
+def _tree_classifier(imp: Reader, node: Any) -> Result:
     x, b = _row(imp, node), imp.b
     labels = _labels(imp, node, "classlabels_int64s", "classlabels_strings")
     ids, weights = set(_list(imp, node, "class_ids")), _numbers(imp, node, "class_weights")
@@ -337,9 +337,7 @@ def _tree_classifier(imp: _Importer, node: Any) -> Result:
     )
 
 
-def _regress(
-    imp: _Importer, node: Any, forest: list[trees.Tree], base: Any, aggregate: str, post: str
-) -> Value:
+def _regress(imp: Reader, node: Any, forest: list[trees.Tree], base: Any, aggregate: str, post: str) -> Value:
     x, transform = _row(imp, node), _transform(post)
     outputs = np.shape(forest[0].values)[1] if forest else refuse("it holds no tree")
     if aggregate not in ("SUM", "AVERAGE"):
@@ -352,19 +350,19 @@ def _regress(
     return trees.transformed(imp.b, y, transform)
 
 
-def _tree_regressor(imp: _Importer, node: Any) -> Result:
+def _tree_regressor(imp: Reader, node: Any) -> Result:
     forest = _forest(imp, node, "target", int(imp.attr(node, "n_targets", 1)))
     base = _numbers(imp, node, "base_values")
     aggregate = imp.attr(node, "aggregate_function", "SUM")
     return _regress(imp, node, forest, base, aggregate, imp.attr(node, "post_transform", "NONE"))
 
 
-def _tree_ensemble(imp: _Importer, node: Any) -> Result:
+def _tree_ensemble(imp: Reader, node: Any) -> Result:
     """TreeEnsemble of ONNX-ML 5: nodes and leaves apart, numbered through over all trees."""
 
     def tensor(name: str) -> Any:
         found = imp.attr(node, name, None)
-        return np.zeros(0) if found is None else imp._array(found).reshape(-1)
+        return np.zeros(0) if found is None else imp.tensor(found).reshape(-1)
 
     splits, modes, weights = tensor("nodes_splits"), tensor("nodes_modes"), tensor("leaf_weights")
     features = _list(imp, node, "nodes_featureids")
@@ -405,7 +403,7 @@ def _tree_ensemble(imp: _Importer, node: Any) -> Result:
 # -- linear models ----------------------------------------------------------------------------------
 
 
-def _linear(imp: _Importer, node: Any, outputs: int) -> tuple[Any, Any]:
+def _linear(imp: Reader, node: Any, outputs: int) -> tuple[Any, Any]:
     """Weights (in, out) and biases."""
     x = _row(imp, node)
     w, c = _numbers(imp, node, "coefficients"), _numbers(imp, node, "intercepts")
@@ -414,7 +412,7 @@ def _linear(imp: _Importer, node: Any, outputs: int) -> tuple[Any, Any]:
     return w.reshape(outputs, -1).T, c if c.size else np.zeros(outputs)
 
 
-def _linear_classifier(imp: _Importer, node: Any) -> Result:
+def _linear_classifier(imp: Reader, node: Any) -> Result:
     x, b = _row(imp, node), imp.b
     labels = _labels(imp, node, "classlabels_ints", "classlabels_strings")
     transform = _transform(imp.attr(node, "post_transform", "NONE"))
@@ -429,7 +427,7 @@ def _linear_classifier(imp: _Importer, node: Any) -> Result:
     return _classes(imp, node, labels, raw, transform, lone=False, positive=False)
 
 
-def _linear_regressor(imp: _Importer, node: Any) -> Result:
+def _linear_regressor(imp: Reader, node: Any) -> Result:
     w, c = _linear(imp, node, int(imp.attr(node, "targets", 1)))
     y = imp.b.emit(ir.Linear(*w.shape), [_row(imp, node)], {"weight": w, "bias": c})
     if _transform(imp.attr(node, "post_transform", "NONE")) != "none":
@@ -437,7 +435,7 @@ def _linear_regressor(imp: _Importer, node: Any) -> Result:
     return y
 
 
-def _svm_regressor(imp: _Importer, node: Any) -> Result:
+def _svm_regressor(imp: Reader, node: Any) -> Result:
     """A linear kernel: the support vectors add up to one row of weights."""
     x, count = _row(imp, node), int(imp.attr(node, "n_supports", 0))
     kernel, post = imp.attr(node, "kernel_type", "LINEAR"), imp.attr(node, "post_transform", "NONE")
@@ -451,7 +449,7 @@ def _svm_regressor(imp: _Importer, node: Any) -> Result:
     return imp.b.emit(ir.Linear(w.size, 1), [x], {"weight": w[:, None], "bias": rho})
 
 
-def _scaler(imp: _Importer, node: Any) -> Result:
+def _scaler(imp: Reader, node: Any) -> Result:
     x = _row(imp, node)
     offset, scale = _numbers(imp, node, "offset"), _numbers(imp, node, "scale")
     offset, scale = (v if v.size else np.array([d]) for v, d in ((offset, 0.0), (scale, 1.0)))
@@ -461,12 +459,12 @@ def _scaler(imp: _Importer, node: Any) -> Result:
     return imp.b.scale(x, 1, w, -np.broadcast_to(offset, x.shape) * w)
 
 
-def _feature_vectorizer(imp: _Importer, node: Any) -> Result:
+def _feature_vectorizer(imp: Reader, node: Any) -> Result:
     xs = [imp.value(node, k) for k in range(len(node.input))]
     return imp.b.emit(ir.Concat(1), xs)
 
 
-def _feature_extractor(imp: _Importer, node: Any) -> Result:
+def _feature_extractor(imp: Reader, node: Any) -> Result:
     x, indices = imp.value(node), imp.array(node, 1)
     if indices is None or not len(x.shape):
         refuse("it has no indices, or nothing to take them from")

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from privinfer.graph import build, ir
 from privinfer.graph.build import Cell, Const, Value, refuse
+from privinfer.graph.onnx_base import Reader
 from privinfer.graph.onnx_ops import Result, op
-
-if TYPE_CHECKING:
-    from privinfer.graph.from_onnx import _Importer
-
 
 # --- parts and shapes
 
 
 @op("Concat")
-def _concat(imp: _Importer, node: Any) -> Value:
+def _concat(imp: Reader, node: Any) -> Value:
     xs = [x for k in range(len(node.input)) if (x := imp.at(node, k)) is not None]
     values = [x for x in xs if isinstance(x, Value)]
     axis = imp.attr(node, "axis", 1)
     if values and values[0].at and {v.at for v in values} == {values[0].at} and len(values) == len(xs):
         return imp.b.concat(xs, imp.axis(values[0], axis))
-    return imp.b.concat([imp._whole(x) if isinstance(x, Value) else x for x in xs], axis)
+    return imp.b.concat([imp.whole(x) if isinstance(x, Value) else x for x in xs], axis)
 
 
 @op("Flatten")
-def _flatten(imp: _Importer, node: Any) -> Value:
+def _flatten(imp: Reader, node: Any) -> Value:
     x, axis = imp.value(node), imp.attr(node, "axis", 1)
     full = imp.full(x)
     axis = axis + x.rank if axis < 0 else axis
@@ -40,7 +37,7 @@ def _flatten(imp: _Importer, node: Any) -> Value:
 
 
 @op("Reshape")
-def _reshape(imp: _Importer, node: Any) -> Value:
+def _reshape(imp: Reader, node: Any) -> Value:
     x, to = imp.value(node, moved=True), imp.array(node, 1, "shape")
     if to is None or to.ndim != 1:
         refuse("its shape has to be a list of integers")
@@ -66,7 +63,7 @@ def _moved(x: Value, at: int) -> Value:
 
 
 @op("Squeeze")
-def _squeeze(imp: _Importer, node: Any) -> Value:
+def _squeeze(imp: Reader, node: Any) -> Value:
     x, axes = imp.b.plain(imp.value(node, moved=True)), imp.ints(node, 1, "axes")
     if axes is None:
         refuse("never: without axes it may touch the batch axis (axis 0), name the axes")
@@ -78,7 +75,7 @@ def _squeeze(imp: _Importer, node: Any) -> Value:
 
 
 @op("Unsqueeze")
-def _unsqueeze(imp: _Importer, node: Any) -> Value:
+def _unsqueeze(imp: Reader, node: Any) -> Value:
     x, axes = imp.b.plain(imp.value(node, moved=True)), imp.ints(node, 1, "axes")
     if not axes:
         refuse("its axes have to be a list of integers")
@@ -94,7 +91,7 @@ def _unsqueeze(imp: _Importer, node: Any) -> Value:
 
 
 @op("Transpose")
-def _transpose(imp: _Importer, node: Any) -> Value:
+def _transpose(imp: Reader, node: Any) -> Value:
     x = imp.b.plain(imp.value(node, moved=True))
     order = [int(k) for k in imp.attr(node, "perm", range(x.rank)[::-1])]
     if sorted(order) != list(range(x.rank)):
@@ -104,7 +101,7 @@ def _transpose(imp: _Importer, node: Any) -> Value:
 
 
 @op("Gather")
-def _gather(imp: _Importer, node: Any) -> Value:
+def _gather(imp: Reader, node: Any) -> Value:
     at = imp.at(node, 1)
     if isinstance(at, Value) or isinstance(imp.at(node, 0), Const):
         refuse(build.advice("Gather", last=False))
@@ -120,7 +117,7 @@ def _gather(imp: _Importer, node: Any) -> Value:
 
 
 @op("Slice")
-def _slice(imp: _Importer, node: Any) -> Value:
+def _slice(imp: Reader, node: Any) -> Value:
     x = imp.b.plain(imp.value(node, moved=True))
     starts, ends = imp.ints(node, 1, "starts"), imp.ints(node, 2, "ends")
     if starts is None or ends is None:
@@ -150,7 +147,7 @@ def _cut(start: int, end: int, step: int, size: int) -> slice:
 
 
 @op("Split")
-def _split(imp: _Importer, node: Any) -> Result:
+def _split(imp: Reader, node: Any) -> Result:
     x = imp.b.plain(imp.value(node, moved=True))
     axis = imp.axis(x, imp.attr(node, "axis", 0))
     sizes, count = imp.ints(node, 1, "split"), len(node.output)
@@ -162,7 +159,7 @@ def _split(imp: _Importer, node: Any) -> Result:
 
 
 @op("Expand")
-def _expand(imp: _Importer, node: Any) -> Value:
+def _expand(imp: Reader, node: Any) -> Value:
     to = imp.ints(node, 1)
     if to is None:
         refuse("its shape has to be a list of integers")
@@ -170,7 +167,7 @@ def _expand(imp: _Importer, node: Any) -> Value:
 
 
 @op("Tile")
-def _tile(imp: _Importer, node: Any) -> Value:
+def _tile(imp: Reader, node: Any) -> Value:
     x, times = imp.b.plain(imp.value(node)), imp.ints(node, 1)
     if times is None or len(times) != x.rank:
         refuse("its repeats have to be one for each axis")
@@ -183,7 +180,7 @@ def _tile(imp: _Importer, node: Any) -> Value:
 
 
 @op("Pad")
-def _pad(imp: _Importer, node: Any) -> Value:
+def _pad(imp: Reader, node: Any) -> Value:
     x, pads, fill = imp.value(node), imp.ints(node, 1, "pads"), imp.array(node, 2, "value")
     axes = imp.ints(node, 3)
     axes = list(range(x.rank)) if axes is None else [a % x.rank for a in axes]
@@ -201,7 +198,7 @@ def _pad(imp: _Importer, node: Any) -> Value:
 
 
 @op("Trilu")
-def _trilu(imp: _Importer, node: Any) -> Value:
+def _trilu(imp: Reader, node: Any) -> Value:
     x, k = imp.b.plain(imp.value(node)), imp.ints(node, 1)
     if len(x.shape) < 2:
         imp.b.axis(0, x.rank)
@@ -216,7 +213,7 @@ _ACTIVATIONS = {"sigmoid": "sigmoid", "tanh": "tanh", "relu": "", "softsign": "s
 
 
 @op("LSTM", "GRU", "RNN")
-def _recurrent(imp: _Importer, node: Any) -> Result:
+def _recurrent(imp: Reader, node: Any) -> Result:
     kind = node.op_type
     gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[kind]
     x, w, r = imp.b.plain(imp.value(node, moved=True)), imp.weights(node, 1), imp.weights(node, 2)
@@ -263,7 +260,7 @@ def _recurrent(imp: _Importer, node: Any) -> Result:
     return results
 
 
-def _activation(imp: _Importer, name: object) -> Any:
+def _activation(imp: Reader, name: object) -> Any:
     text = name.decode("ascii", "replace") if isinstance(name, bytes) else str(name)
     known = _ACTIVATIONS.get(text.lower())
     if known is None:
@@ -272,7 +269,7 @@ def _activation(imp: _Importer, name: object) -> Any:
 
 
 def _states(
-    imp: _Importer, node: Any, k: int, x: Value, directions: int, hidden: int, rows: int
+    imp: Reader, node: Any, k: int, x: Value, directions: int, hidden: int, rows: int
 ) -> list[Value | None]:
     """Initial states of each direction; None where they are zero."""
     given = imp.at(node, k)

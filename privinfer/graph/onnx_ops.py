@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from privinfer.graph import ir, rewrite
 from privinfer.graph.build import Const, Value, refuse, softened
-
-if TYPE_CHECKING:
-    from privinfer.graph.from_onnx import _Importer
+from privinfer.graph.onnx_base import Reader
 
 Operand = Value | Const
 Result = Value | Const | None | list[Value | None]
-Convert = Callable[["_Importer", Any], Result]
+Convert = Callable[[Reader, Any], Result]
 
 TABLE: dict[str, Convert] = {}
 FLOATS = (1, 10, 11, 16)
@@ -46,7 +44,7 @@ _FOLDS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-def fold(imp: _Importer, node: Any) -> Const | None:
+def fold(imp: Reader, node: Any) -> Const | None:
     """Compute an operator on constants; None where that is not known how."""
     kind = node.op_type
     consts = [imp.at(node, k) for k in range(len(node.input))]
@@ -86,10 +84,10 @@ def _small(shape: tuple[int, ...]) -> None:
 
 
 @op("Constant")
-def _constant(imp: _Importer, node: Any) -> Const:
+def _constant(imp: Reader, node: Any) -> Const:
     (a,) = node.attribute
     if a.name == "value":
-        return Const(imp._array(a.t), public=True)
+        return Const(imp.tensor(a.t), public=True)
     kinds: dict[str, Any] = {"value_float": np.float32, "value_floats": np.float32}
     kinds |= {"value_int": np.int64, "value_ints": np.int64}
     if a.name not in kinds:
@@ -98,39 +96,39 @@ def _constant(imp: _Importer, node: Any) -> Const:
 
 
 @op("ConstantOfShape")
-def _constant_of_shape(imp: _Importer, node: Any) -> Const:
+def _constant_of_shape(imp: Reader, node: Any) -> Const:
     shape = imp.array(node, 0)
     fill = imp.attr(node, "value", None)
-    one = np.zeros(1, np.float32) if fill is None else imp._array(fill)
+    one = np.zeros(1, np.float32) if fill is None else imp.tensor(fill)
     negative = shape.ndim != 1 or min(shape, default=0) < 0
     if one.size != 1 or negative or math.prod(shape.tolist()) > 1 << 20:
         refuse("its shape is not possible")
     return Const(np.full(shape, one.reshape(())), public=True)
 
 
-def _full(imp: _Importer, node: Any) -> tuple[int, ...]:
+def _full(imp: Reader, node: Any) -> tuple[int, ...]:
     x = imp.at(node, 0)
     return imp.full(x) if isinstance(x, Value) else tuple(imp.array(node, 0).shape)
 
 
 @op("Shape")
-def _shape(imp: _Importer, node: Any) -> Const:
+def _shape(imp: Reader, node: Any) -> Const:
     cut = slice(imp.attr(node, "start", 0), imp.attr(node, "end", None))
     return Const(np.asarray(_full(imp, node)[cut], dtype=np.int64), public=True)
 
 
 @op("Size")
-def _size(imp: _Importer, node: Any) -> Const:
+def _size(imp: Reader, node: Any) -> Const:
     return Const(np.asarray(math.prod(_full(imp, node)), dtype=np.int64), public=True)
 
 
 @op("Identity")
-def _identity(imp: _Importer, node: Any) -> Result:
+def _identity(imp: Reader, node: Any) -> Result:
     return imp.at(node, 0)
 
 
 @op("Cast", "CastLike")
-def _cast(imp: _Importer, node: Any) -> Result:
+def _cast(imp: Reader, node: Any) -> Result:
     x = imp.at(node, 0)
     if node.op_type == "CastLike":
         like = imp.at(node, 1)
@@ -150,7 +148,7 @@ def _cast(imp: _Importer, node: Any) -> Result:
 
 
 @op("Dropout")
-def _dropout(imp: _Importer, node: Any) -> Result:
+def _dropout(imp: Reader, node: Any) -> Result:
     training = imp.array(node, 2)
     if training is not None and training.any():
         refuse("never: dropout in training mode is random, call .eval() before the export")
@@ -162,7 +160,7 @@ def _dropout(imp: _Importer, node: Any) -> Result:
 
 def _plain(name: str, function: str) -> None:
     @op(name)
-    def convert(imp: _Importer, node: Any) -> Value:
+    def convert(imp: Reader, node: Any) -> Value:
         return imp.b.function(imp.value(node, moved=True), function)
 
 
@@ -174,13 +172,13 @@ for _name, _function in {
 
 
 @op("Gelu")
-def _gelu(imp: _Importer, node: Any) -> Value:
+def _gelu(imp: Reader, node: Any) -> Value:
     tanh = imp.attr(node, "approximate", "none") == "tanh"
     return imp.b.function(imp.value(node, moved=True), "gelu_tanh" if tanh else "gelu")
 
 
 @op("Swish")
-def _swish(imp: _Importer, node: Any) -> Value:
+def _swish(imp: Reader, node: Any) -> Value:
     x, alpha = imp.value(node), float(imp.attr(node, "alpha", 1.0))
     if alpha == 0:
         return imp.b.multiply(x, 0.5)
@@ -188,7 +186,7 @@ def _swish(imp: _Importer, node: Any) -> Value:
 
 
 @op("SwiGLU")
-def _swiglu(imp: _Importer, node: Any) -> Value:
+def _swiglu(imp: Reader, node: Any) -> Value:
     gate, alpha = imp.value(node), float(imp.attr(node, "alpha", 1.0))
     if alpha <= 0:
         refuse("not yet: an alpha that is not positive")
@@ -197,35 +195,35 @@ def _swiglu(imp: _Importer, node: Any) -> Value:
 
 
 @op("Sinh", "Cosh")
-def _hyperbolic(imp: _Importer, node: Any) -> Value:
+def _hyperbolic(imp: Reader, node: Any) -> Value:
     x = imp.value(node)
     up, down = imp.b.function(x, "exp"), imp.b.function(imp.b.multiply(x, -1.0), "exp")
     return imp.b.multiply(imp.b.add(up, down, -1.0 if node.op_type == "Sinh" else 1.0), 0.5)
 
 
 @op("Relu")
-def _relu(imp: _Importer, node: Any) -> Value:
+def _relu(imp: Reader, node: Any) -> Value:
     return imp.b.relu(imp.value(node, moved=True))
 
 
 @op("LeakyRelu")
-def _leaky_relu(imp: _Importer, node: Any) -> Value:
+def _leaky_relu(imp: Reader, node: Any) -> Value:
     return imp.b.leaky_relu(imp.value(node), float(imp.attr(node, "alpha", 0.01)))
 
 
 @op("PRelu")
-def _prelu(imp: _Importer, node: Any) -> Value:
+def _prelu(imp: Reader, node: Any) -> Value:
     slope = imp.operand(node, 1)
     return imp.b.prelu(imp.value(node), lambda v: imp.b.mul(v, slope))
 
 
 @op("ThresholdedRelu")
-def _thresholded_relu(imp: _Importer, node: Any) -> Value:
+def _thresholded_relu(imp: Reader, node: Any) -> Value:
     return imp.b.threshold(imp.value(node), float(imp.attr(node, "alpha", 1.0)))
 
 
 @op("Shrink")
-def _shrink(imp: _Importer, node: Any) -> Value:
+def _shrink(imp: Reader, node: Any) -> Value:
     lambd, bias = float(imp.attr(node, "lambd", 0.5)), float(imp.attr(node, "bias", 0.0))
     if lambd < 0:
         refuse("not yet: a negative threshold")
@@ -233,55 +231,55 @@ def _shrink(imp: _Importer, node: Any) -> Value:
 
 
 @op("Elu")
-def _elu(imp: _Importer, node: Any) -> Value:
+def _elu(imp: Reader, node: Any) -> Value:
     return imp.b.elu(imp.value(node), float(imp.attr(node, "alpha", 1.0)))
 
 
 @op("Celu")
-def _celu(imp: _Importer, node: Any) -> Value:
+def _celu(imp: Reader, node: Any) -> Value:
     alpha = float(imp.attr(node, "alpha", 1.0))
     return imp.b.celu(imp.value(node), alpha) if alpha > 0 else refuse("not yet: an alpha below 0")
 
 
 @op("Selu")
-def _selu(imp: _Importer, node: Any) -> Value:
+def _selu(imp: Reader, node: Any) -> Value:
     alpha, gamma = imp.attr(node, "alpha", 1.67326319217681884765625), imp.attr(node, "gamma", 1.05070102214)
     return imp.b.selu(imp.value(node), float(alpha), float(gamma))
 
 
 @op("HardSigmoid")
-def _hard_sigmoid(imp: _Importer, node: Any) -> Value:
+def _hard_sigmoid(imp: Reader, node: Any) -> Value:
     alpha, beta = imp.attr(node, "alpha", 0.2), imp.attr(node, "beta", 0.5)
     return imp.b.hard_sigmoid(imp.value(node), float(alpha), float(beta))
 
 
 @op("HardSwish")
-def _hard_swish(imp: _Importer, node: Any) -> Value:
+def _hard_swish(imp: Reader, node: Any) -> Value:
     return imp.b.hard_swish(imp.value(node))
 
 
 @op("Abs")
-def _abs(imp: _Importer, node: Any) -> Value:
+def _abs(imp: Reader, node: Any) -> Value:
     return imp.b.absolute(imp.value(node))
 
 
 @op("Sign")
-def _sign(imp: _Importer, node: Any) -> Value:
+def _sign(imp: Reader, node: Any) -> Value:
     return imp.b.sign(imp.value(node))
 
 
 @op("Neg")
-def _neg(imp: _Importer, node: Any) -> Value:
+def _neg(imp: Reader, node: Any) -> Value:
     return imp.b.multiply(imp.value(node, moved=True), -1.0)
 
 
 @op("Reciprocal")
-def _reciprocal(imp: _Importer, node: Any) -> Value:
+def _reciprocal(imp: Reader, node: Any) -> Value:
     return imp.b.reciprocal(imp.value(node))
 
 
 @op("Pow")
-def _pow(imp: _Importer, node: Any) -> Value:
+def _pow(imp: Reader, node: Any) -> Value:
     exponent = imp.array(node, 1)
     if exponent.size == 0 or not (exponent == exponent.flat[0]).all():
         refuse("not yet: powers that differ")
@@ -292,7 +290,7 @@ def _pow(imp: _Importer, node: Any) -> Value:
 
 
 @op("Clip")
-def _clip(imp: _Importer, node: Any) -> Value:
+def _clip(imp: Reader, node: Any) -> Value:
     """Limits of a file's own are as secret as other constants, but for 0."""
     x = imp.value(node)
     low, high = (_limit(imp, node, k, name) for k, name in ((1, "min"), (2, "max")))
@@ -303,7 +301,7 @@ def _clip(imp: _Importer, node: Any) -> Value:
     return y if high is None else imp.b.min_of(y, high)
 
 
-def _limit(imp: _Importer, node: Any, k: int, name: str) -> Const | None:
+def _limit(imp: Reader, node: Any, k: int, name: str) -> Const | None:
     array = imp.array(node, k, name)
     if array is None:
         return None
@@ -319,30 +317,30 @@ def _limit(imp: _Importer, node: Any, k: int, name: str) -> Const | None:
 
 
 @op("Add", "Sub")
-def _add(imp: _Importer, node: Any) -> Value:
+def _add(imp: Reader, node: Any) -> Value:
     x, y = imp.both(node)
     if onto_softmax(imp, node):
         x, y = (softened(v) if isinstance(v, Const) and v.array.dtype.kind == "f" else v for v in (x, y))
     return imp.b.add(x, y, sign=1.0 if node.op_type == "Add" else -1.0)
 
 
-def onto_softmax(imp: _Importer, node: Any) -> bool:
+def onto_softmax(imp: Reader, node: Any) -> bool:
     """Whether all that reads a node's result is softmax."""
     return imp.readers.get(node.output[0]) == {"Softmax"} and node.output[0] not in imp.shown
 
 
 @op("Mul")
-def _mul(imp: _Importer, node: Any) -> Value:
+def _mul(imp: Reader, node: Any) -> Value:
     return imp.b.mul(*imp.both(node))
 
 
 @op("Div")
-def _div(imp: _Importer, node: Any) -> Value:
+def _div(imp: Reader, node: Any) -> Value:
     return imp.b.div(*imp.both(node))
 
 
 @op("Sum", "Mean")
-def _sum(imp: _Importer, node: Any) -> Value:
+def _sum(imp: Reader, node: Any) -> Value:
     total = imp.operand(node, 0)
     for k in range(1, len(node.input)):
         total = imp.b.add(total, imp.operand(node, k))
@@ -352,7 +350,7 @@ def _sum(imp: _Importer, node: Any) -> Value:
 
 
 @op("Max", "Min")
-def _max(imp: _Importer, node: Any) -> Value:
+def _max(imp: Reader, node: Any) -> Value:
     join = imp.b.max_of if node.op_type == "Max" else imp.b.min_of
     best = imp.operand(node, 0)
     for k in range(1, len(node.input)):
@@ -361,20 +359,20 @@ def _max(imp: _Importer, node: Any) -> Value:
 
 
 @op("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
-def _compare(imp: _Importer, node: Any) -> Value:
+def _compare(imp: Reader, node: Any) -> Value:
     signs = {"Greater": ">", "GreaterOrEqual": ">=", "Less": "<", "LessOrEqual": "<="}
     return imp.b.compare(*imp.both(node), signs[node.op_type])
 
 
 @op("Not", "And", "Or", "Xor")
-def _logic(imp: _Importer, node: Any) -> Value:
+def _logic(imp: Reader, node: Any) -> Value:
     if node.op_type == "Not":
         return imp.b.logical("not", imp.value(node))
     return imp.b.logical(node.op_type.lower(), imp.value(node, 0), imp.value(node, 1))
 
 
 @op("Where")
-def _where(imp: _Importer, node: Any) -> Value:
+def _where(imp: Reader, node: Any) -> Value:
     cond, x, y = (imp.operand(node, k) for k in range(3))
     if onto_softmax(imp, node):
         x, y = (softened(v) if isinstance(v, Const) else v for v in (x, y))

@@ -6,28 +6,27 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from privinfer.graph.build import Const, Value
-
-if TYPE_CHECKING:
-    from privinfer.graph.from_onnx import _Importer
+from privinfer.graph.onnx_base import Reader
 
 # numbers that only occur in GELU: sqrt 2, its inverse, and those of the tanh approximation
 _MARKS = (math.sqrt(2.0), math.sqrt(0.5), math.sqrt(2.0 / math.pi), 0.044715)
 _AROUND = (*_MARKS, 0.5, 1.0, 3.0)
 _REACH = 9
+_PARTS = ("Mul", "Div", "Add", "Erf", "Tanh", "Pow")
 
 
 @dataclass
 class Patterns:
     """Nodes by position: those converted in another way, and those left out."""
 
-    fused: dict[int, Callable[[_Importer], Value | None]] = field(default_factory=dict)
+    fused: dict[int, Callable[[Reader], Value | None]] = field(default_factory=dict)
     skip: set[int] = field(default_factory=set)
 
 
-def find(imp: _Importer) -> Patterns:
+def find(imp: Reader) -> Patterns:
     """Find the groups of a graph whose initializers have been read."""
     found = Patterns()
     made = {o: k for k, n in enumerate(imp.graph.node) for o in n.output if o}
@@ -38,11 +37,11 @@ def find(imp: _Importer) -> Patterns:
     for k, node in enumerate(imp.graph.node):
         if node.op_type == "Div" and not node.domain:
             _layer_norm(imp, k, made, readers, found)
-    _gelu(imp, readers)
+    _gelu(imp, made, readers)
     return found
 
 
-def _number(imp: _Importer, name: str, made: dict[str, int]) -> float | None:
+def _number(imp: Reader, name: str, made: dict[str, int]) -> float | None:
     """A one-element constant of a file."""
     known = imp.env.get(name)
     if isinstance(known, Const):
@@ -52,12 +51,12 @@ def _number(imp: _Importer, name: str, made: dict[str, int]) -> float | None:
     (a,) = node.attribute
     if a.name == "value_float":
         return float(a.f)
-    array = imp._array(a.t) if a.name == "value" else None
+    array = imp.tensor(a.t) if a.name == "value" else None
     return float(array.reshape(())) if array is not None and array.size == 1 else None
 
 
 def _layer_norm(
-    imp: _Importer, k: int, made: dict[str, int], readers: dict[str, list[int]], found: Patterns
+    imp: Reader, k: int, made: dict[str, int], readers: dict[str, list[int]], found: Patterns
 ) -> None:
     """``(x - mean) / sqrt(mean((x - mean)^2) + eps)``."""
 
@@ -75,7 +74,7 @@ def _layer_norm(
             if isinstance(known, Const):
                 axes = known.array.reshape(-1).tolist()
             elif (c := maker(node.input[1], "Constant")) is not None and c.attribute[0].name == "value":
-                axes = imp._array(c.attribute[0].t).reshape(-1).tolist()
+                axes = imp.tensor(c.attribute[0].t).reshape(-1).tolist()
         return (node.input[0], tuple(axes)) if axes else None
 
     def centred(name: str) -> tuple[str, tuple[int, ...]] | None:
@@ -105,12 +104,12 @@ def _layer_norm(
             return
 
 
-def _normalized(imp: _Importer, name: str, axes: tuple[int, ...], eps: float) -> Value | None:
+def _normalized(imp: Reader, name: str, axes: tuple[int, ...], eps: float) -> Value | None:
     x = imp.env[name]
-    return imp.b.layer_norm(imp._whole(x), axes, None, None, eps) if isinstance(x, Value) else None
+    return imp.b.layer_norm(imp.whole(x), axes, None, None, eps) if isinstance(x, Value) else None
 
 
-def _gelu(imp: _Importer, readers: dict[str, list[int]]) -> None:
+def _gelu(imp: Reader, made: dict[str, int], readers: dict[str, list[int]]) -> None:
     """Make one-element initializers public that belong to a GELU: the builder does the rest."""
     singles = {
         name: float(c.array.reshape(()))
@@ -125,12 +124,11 @@ def _gelu(imp: _Importer, readers: dict[str, list[int]]) -> None:
         for _ in range(_REACH):
             seen |= frontier
             frontier = {r for k in frontier for o in nodes[k].output for r in readers.get(o, [])} - seen
-            frontier = {
-                k for k in frontier if nodes[k].op_type in ("Mul", "Div", "Add", "Erf", "Tanh", "Pow")
-            }
+            frontier = {k for k in frontier if nodes[k].op_type in _PARTS}
         if not any(nodes[k].op_type in ("Erf", "Tanh") for k in seen):
             continue
-        for name in {i for k in seen for i in nodes[k].input} & singles.keys():
+        seen |= {k for i in {i for k in seen for i in nodes[k].input} if (k := made.get(i)) is not None}
+        for name in {i for k in seen if nodes[k].op_type in _PARTS for i in nodes[k].input} & singles.keys():
             const = imp.env[name]
             if isinstance(const, Const) and any(
                 math.isclose(singles[name], v, rel_tol=1e-6) for v in _AROUND

@@ -29,7 +29,7 @@ Array = npt.NDArray[np.float64]
 # |error| of one truncating opening in units in the last place (protocols/mpc/opening.py derives it).
 TRUNCATING_OPENING_ULP = 1.5
 LOCAL_TRUNCATION_ULP = 1.0
-ADDING = (fp.Bilinear, fp.Rectify, fp.SumPool, fp.Times, fp.Plus, fp.Total)
+MOVING = (fp.Extend, fp.Truncate, fp.Times, fp.Shape, fp.Permute, fp.Pick, fp.Reveal)
 AUTO_BITS = (24, 28, 32, 36, 40, 44, 48)
 
 
@@ -76,6 +76,7 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
     known = {t.key: t for t in model.architecture.tables}
     bounds: list[Bound] = []
     tried: list[Array] = []
+    held: set[int] = set()
     for step in program.steps:
         xs = [bounds[i] for i in step.inputs]
         op = step.operation
@@ -110,11 +111,13 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
                 spare = (margin - 1) * np.maximum(np.abs(low), np.abs(high))
                 # nothing is proved here, and worst-case errors of a deep net say nothing of real rows; but
                 # what functions hold to, such as a softmax's not exceeding 1, is not widened
-                if isinstance(op, ADDING):
-                    low, high = low - spare, high + spare
-                else:
+                curved = isinstance(op, bounds_of.CURVED) or step.claim is not None
+                if curved or (isinstance(op, MOVING) and step.inputs[0] in held):
+                    held.add(step.index)
                     low = np.minimum(low, np.maximum(low - spare, bound.low))
                     high = np.maximum(high, np.minimum(high + spare, bound.high))
+                else:
+                    low, high = low - spare, high + spare
                 bound = Bound(low, high, bound.error, calibrated=True)
         bounds.append(bound)
     return bounds

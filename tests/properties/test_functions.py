@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from privinfer.errors import PrecisionError
 from privinfer.graph import functions, ir, reference
+from privinfer.graph.lower import compile_program
 from privinfer.graph.ranges import declare
 from tests.support.bounds import output_errors, output_float_errors
 from tests.support.simulate import simulate
@@ -140,3 +141,14 @@ def test_values_beyond_a_function_without_a_tail() -> None:
     weights["d"]["bias"] += 0.5
     inner = ir.Model(ir.Architecture((x,), nodes, (ir.Output("y", "y"),)), weights)
     assert declare(inner).architecture.precision.error_bound is not None
+
+
+def test_a_range_of_integers_is_the_range_of_floats() -> None:
+    """Tables are found under the same key on either side of an architecture's bytes."""
+    op = ir.Function("sigmoid", -10, 10, 1e-4, 0, 0)
+    architecture = ir.Architecture(
+        (ir.Input("x", (2,), -8, 8),), (ir.Node("y", op, ("x",)),), (ir.Output("y", "y"),)
+    )
+    made = declare(ir.Model(architecture, {})).architecture
+    again = ir.Architecture.from_bytes(made.to_bytes())
+    assert compile_program(again).steps == compile_program(made).steps

@@ -565,6 +565,20 @@ def test_gelu_written_out(public: bool) -> None:
     assert model.architecture.nodes[0].op.name == "gelu"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("public", [True, False])
+def test_gelu_with_tanh_written_out(public: bool) -> None:
+    numbers = {"a": math.sqrt(2 / math.pi), "b": 1.0, "c": 0.5, "d": 0.044715, "three": 3.0}
+    nodes = [
+        n("Pow", "x three", "p"), n("Mul", "p d", "q"), n("Add", "x q", "s"), n("Mul", "s a", "u"),
+        n("Tanh", "u", "t"), n("Add", "t b", "f"), n("Mul", "x c", "h"), n("Mul", "h f"),
+    ]  # fmt: skip
+    if public:
+        nodes = [constant(k, v) for k, v in numbers.items()] + nodes
+    model = compare(build(nodes, VEC, {} if public else {k: scalar(v) for k, v in numbers.items()}))
+    assert ops(model) == ["Function"]
+    assert model.architecture.nodes[0].op.name == "gelu_tanh"  # type: ignore[union-attr]
+
+
 def test_numbers_of_gelu_elsewhere_stay_secret() -> None:
     numbers = {"a": scalar(math.sqrt(2)), "b": scalar(1.0)}
     assert ops(compare(build([n("Mul", "x a", "h"), n("Add", "h b")], VEC, numbers))) == ["Scale"]
