@@ -82,6 +82,7 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
     if op.name in BANDED and 0 < low * BAND < high:
         return banded(b, x, replace(wanted, tails=0.0), frac, node).value
     (table,) = b.bands(wanted)
+    clamped = clamped and not _within(b, x, table)
     y = lookup(b, _clamp_to(b, x, table, node) if clamped else x, table, frac, node)
     slopes = op.left or 0.0, op.right or 0.0
     if not clamped or not any(slopes):
@@ -96,6 +97,14 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
     tail = b.narrow(pieces(b, x, beyond, node, wide=False), b.f)
     pair = b.same([y, tail], wide=False)
     return b.emit(Plus(), tuple(pair), b.type(pair[0]), node)
+
+
+def _within(b: Builder, x: int, table: ir.Tabulated) -> bool:
+    """Whether a value was clamped to the range of a table before."""
+    match b.steps[x].operation:
+        case Pieces((low, high), (0, 0), (1, -1), 0, offset, 0):
+            return low == offset and table.low <= low <= high <= table.high
+    return False
 
 
 def _tails(op: ir.Function) -> float:
