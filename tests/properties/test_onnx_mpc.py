@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from privinfer.errors import PrivinferError
 from privinfer.graph import reference
 from tests.support.bounds import output_errors, output_float_errors
 from tests.support.simulate import simulate
