@@ -81,7 +81,7 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
     wanted = Wanted(op.name, low, high, error, relative, b.type(x).frac, frac_out(b, frac), tails=tails)
     if op.name in BANDED and 0 < low * BAND < high:
         return banded(b, x, replace(wanted, tails=0.0), frac, node).value
-    (table,) = b.bands(wanted)
+    (table,) = b.bands(wanted, node)
     clamped = clamped and not _within(b, x, table)
     y = lookup(b, _clamp_to(b, x, table, node) if clamped else x, table, frac, node)
     slopes = op.left or 0.0, op.right or 0.0
@@ -309,13 +309,16 @@ def softmax(b: Builder, x: int, axis: int, log: bool, node: str) -> int:
 
     top = largest(b, x, axis, node)
     d = minus(b, x, spread(top), node, Claim(-math.inf, 0.0))
-    g = min(26, b.n - 3)
+    # e and 1/S share what a product can drop
+    room = WIDE - b.n + b.f
+    g = min(26, b.n - 3, room // 2 + 2)
     clamped = t.bits == b.n
     reach = EXP_REACH if clamped else reach
-    wanted = Wanted("exp", -reach, 0.0, EXP_ABSOLUTE, EXP_RELATIVE, t.frac, frac_out(b, g))
-    (table,) = b.bands(wanted)
+    floor = max(EXP_ABSOLUTE, 2.0 ** -(g + 1))
+    wanted = Wanted("exp", -reach, 0.0, floor, EXP_RELATIVE, t.frac, frac_out(b, g))
+    (table,) = b.bands(wanted, node)
     # |e - exp(d)| <= relative * e + absolute, the clamp and the opening included
-    absolute = EXP_ABSOLUTE + OPENING * 2.0**-g + math.exp(-reach) * clamped
+    absolute = floor + OPENING * 2.0**-g + math.exp(-reach) * clamped
     own = EXP_RELATIVE + absolute
     near = _clamp_to(b, d, table, node) if clamped else d
     e = lookup(b, near, table, g, node, Claim(0.0, 1.0, x, 2.0, own))
@@ -331,8 +334,8 @@ def softmax(b: Builder, x: int, axis: int, log: bool, node: str) -> int:
         own = far + 2.0**-kept + ln.error
         pair = b.same([b.narrow(d, b.f), b.narrow(ln.value, b.f)], wide=False)
         return minus(b, pair[0], spread(pair[1]), node, Claim(-math.inf, own, x, 2.0, own))
-    over = Wanted("reciprocal", 1.0 - far, k * (1 + far), 3e-5, 0.0, kept, 0)
-    inverse = banded(b, total, over, WIDE - b.n + b.f - g, node)
+    over = Wanted("reciprocal", 1.0 - far, k * (1 + far), max(3e-5, 2.0 ** (g + 1 - room)), 0.0, kept, 0)
+    inverse = banded(b, total, over, room - g, node)
     # relative errors of all e move e / S by p (1 - p) times twice as much, at most half as much
     own = 1.1 * (EXP_RELATIVE / 2 + (k + 1) * absolute) + 2.0**-kept + inverse.error + OPENING * 2.0**-b.f
     return product(b, e, spread(inverse.value), node, b.f, claim=Claim(-own, 1.0 + own, x, 0.5, own))
@@ -350,7 +353,7 @@ def banded(b: Builder, x: int, wanted: Wanted, frac: int, node: str) -> Banded:
     """A function on a long range as the sum of its bands' tables, each at x clamped to the band."""
     frac = min(frac, 24, b.n - 4)
     wanted = replace(wanted, frac_out=frac_out(b, frac), tight=wanted.low * BAND < wanted.high)
-    tables = b.bands(wanted)
+    tables = b.bands(wanted, node)
     parts = [lookup(b, _clamp_to(b, x, t, node) if wanted.tight else x, t, frac, node) for t in tables]
     y = parts[0]
     for part in parts[1:]:

@@ -116,12 +116,15 @@ class Emitter:
         self.steps.append(Step(len(self.steps), op, inputs, kind, node, claim))
         return len(self.steps) - 1
 
-    def bands(self, wanted: Wanted) -> list[ir.Tabulated]:
+    def bands(self, wanted: Wanted, node: str) -> list[ir.Tabulated]:
         """The tables whose sum is a function: the architecture has them, or they are made now."""
         if wanted.band(0) not in self.tables:
             if self.make is None:
-                raise ModelUnsupported(f"the architecture lacks the table of {wanted.key()}")
-            self.tables.update({t.key: t for t in self.make(wanted)})
+                raise ModelUnsupported(f"node {node!r}: the architecture lacks the table of {wanted.key()}")
+            try:
+                self.tables.update({t.key: t for t in self.make(wanted)})
+            except (ModelUnsupported, PrecisionError) as e:
+                raise type(e)(f"node {node!r}: {e.message}", hint=e.hint) from None
         keys = map(wanted.band, itertools.count())
         return [self.tables[k] for k in itertools.takewhile(self.tables.__contains__, keys)]
 

@@ -321,8 +321,8 @@ class Softmax(Operator):
 class Normalize(Operator):
     """``(x - mean) / sqrt(variance + eps)`` over the last axis.
 
-    The variance has to lie in [low, high]. With a `low` of 0 everything below does, but an error bound
-    then says little: it has to hold where the variance is next to nothing.
+    A variance beyond [low, high] counts as that end. Without a declared `low` an error bound says little:
+    it has to hold where the variance is next to nothing.
     """
 
     eps: float

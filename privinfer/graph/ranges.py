@@ -74,6 +74,7 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
     if rows is not None and not all(map(len, rows.values())):
         raise InputError("calibration needs at least one row")
     known = {t.key: t for t in model.architecture.tables}
+    norms = {n.name: n.op for n in model.architecture.nodes if isinstance(n.op, ir.Normalize)}
     bounds: list[Bound] = []
     tried: list[Array] = []
     held: set[int] = set()
@@ -104,6 +105,7 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
         if step.claim is not None:
             bound = _claimed(step.claim, bound, bounds)
         if rows is not None:
+            _check_observed(step, [tried[i] for i in step.inputs], norms)
             value = _observe(step, op, rows, [tried[i] for i in step.inputs], model, scale)
             tried.append(value)
             if not isinstance(op, fp.Source):
@@ -123,6 +125,22 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
     return bounds
 
 
+def _check_observed(step: fp.Step, xs: list[Array], norms: dict[str, ir.Normalize]) -> None:
+    """Raise where a row that was given breaks the declared lower end of a variance."""
+    op = norms.get(step.node)
+    if op is None or op.low == 0 or not isinstance(step.operation, fp.Pieces):
+        return
+    del norms[step.node]  # its first clamp is that of the variance
+    low = step.operation.breaks[0] * 2.0**-step.type.frac
+    seen = float(xs[0].min())
+    if seen < low * (1 - 1e-3):
+        raise PrecisionError(
+            f"layer {step.node!r}: a variance of your rows is {op.low * seen / low:.3g}, but is declared "
+            f"to be at least {op.low:g}",
+            hint="declare its range wider",
+        )
+
+
 def check_ranges(model: ir.Model, bounds: list[Bound]) -> None:
     """Raise PrecisionError naming the first layer whose values may not fit their ring."""
     for step, bound, spare in _room(model, bounds):
@@ -134,6 +152,32 @@ def check_ranges(model: ir.Model, bounds: list[Bound]) -> None:
                 hint=NARROWER,
             )
     _check_domains(model, bounds)
+    _check_variances(model, bounds)
+
+
+def _check_variances(model: ir.Model, bounds: list[Bound]) -> None:
+    """Raise where a variance may leave the range that norms have by themselves: it would be clamped.
+
+    A range that the model owner declared is a promise, and part of what the model computes.
+    """
+    own = ir.Normalize(0.0)
+    nodes = {n.name: n.op for n in model.architecture.nodes if isinstance(n.op, ir.Normalize)}
+    for step in compile_program(model.architecture).steps:
+        op = nodes.pop(step.node, None) if isinstance(step.operation, fp.Pieces) else None
+        if (
+            op is None
+            or not isinstance(step.operation, fp.Pieces)
+            or (op.low, op.high) != (own.low, own.high)
+        ):
+            continue
+        # what is clamped is a multiple of the variance
+        x, unit = bounds[step.inputs[0]], 2.0**-step.type.frac
+        reach = float(x.high.max()) * op.high / (step.operation.breaks[1] * unit)
+        if reach > op.high * (1 + 1e-6):
+            raise PrecisionError(
+                f"layer {step.node!r}: its variance may reach {reach:.3g}, and norms take up to {op.high:g}",
+                hint=f"declare the range of that node's variance in ranges=; or {NARROWER}",
+            )
 
 
 def _check_domains(model: ir.Model, bounds: list[Bound]) -> None:

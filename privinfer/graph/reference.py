@@ -142,7 +142,8 @@ def apply(op: ir.Op, params: Mapping[str, AnyArray], xs: list[AnyArray]) -> AnyA
             return np.asarray(y - np.log(total) if op.log else np.exp(y) / total)
         case ir.Normalize():
             y = x - x.mean(axis=-1, keepdims=True)
-            return np.asarray(y / np.sqrt((y * y).mean(axis=-1, keepdims=True) + op.eps))
+            variance = np.clip((y * y).mean(axis=-1, keepdims=True), op.low, op.high)
+            return np.asarray(y / np.sqrt(variance + op.eps))
         case ir.Gather():
             return pick(x, op.axis, op.indices)
 

@@ -98,11 +98,11 @@ def test_normalize(count: int) -> None:
     for op in (ir.Normalize(1e-5, 0.0, 1600.0), ir.Normalize(1e-5, 2.0**-7, 1600.0)):
         node = ir.Node("y", op, ("x",))
         model = ir.Model(ir.Architecture((x,), (node,), (ir.Output("y", "y"),)), {})
-        model = declare(model, comparison_bits=40)
         rng = np.random.default_rng(count)
         rows = rng.normal(size=(30, count)) * np.geomspace(0.2, 10, 30)[:, None] + rng.normal(size=(30, 1))
         rows = np.clip(rows, -40, 40)
         rows[:, 0] = rows[:, 1] + 0.5  # never all alike
+        model = declare(model, comparison_bits=40)
         got, wanted = simulate(model, {"x": rows}).outputs["y"], reference.run(model, {"x": rows})["y"]
         assert np.abs(got - wanted).max() <= output_errors(model)["y"].max()
         assert np.abs(got - wanted).max() <= 2e-3 * np.sqrt(count)
