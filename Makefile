@@ -16,7 +16,7 @@ $(VENV)/stamp: pyproject.toml setup.py $(SOURCES)
 	@touch $@
 
 demo: $(VENV)/stamp
-	@$(BIN)/privinfer demo $(ARGS)
+	@$(BIN)/privinfer demo $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 # Not by its own list of requirements, which names a package that no longer exists; docs/crypten.md.
 crypten: $(VENV)/stamp

@@ -158,6 +158,7 @@ def deal(
 def demo(
     patient: Annotated[int, typer.Option(min=0, help="Which synthetic test patient.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="How many patients from there on.")] = 1,
+    backend: Annotated[str, typer.Option(help="mpc or ckks.")] = "mpc",
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     examples: Annotated[
         Path | None, typer.Option(help="Folder `examples/cohort` of the source tree.")
@@ -165,7 +166,7 @@ def demo(
 ) -> None:
     """X-ray, genotypes and bloods of a synthetic patient, six processes, one answer for her alone."""
     check_writable(report)
-    found = demo_command.run(patient, batch, examples)
+    found = demo_command.run(patient, batch, examples, backend)
     if report is not None:
         write_json(report, found)
 
