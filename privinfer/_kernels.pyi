@@ -427,8 +427,8 @@ class Rns:
     n : int
         A power of two from 1024 to 65536.
     primes : sequence of int
-        1 to 64 distinct primes = 1 mod 2n below 2^61. Where all are below 2^50 and the CPU has AVX2 and FMA, products
-        are done in doubles; results are the same.
+        1 to 64 distinct primes = 1 mod 2n below 2^61. Where all are below 2^50 and the CPU has AVX2 and FMA,
+        products are done in doubles; results are the same.
 
     Notes
     -----
@@ -474,7 +474,7 @@ class Rns:
         """Residues (.., l, n) of signed 128-bit coefficients (.., n, 2), low word first."""
 
     def compose(self, a: NDArray[np.uint64], basis: Sequence[int]) -> NDArray[np.uint64]:
-        """Centred integers (.., n, 2) of (.., l, n), l at most 4; `ValueError` where one needs more than 128 bits."""
+        """Centred integers (.., n, 2) of (.., l, n), l at most 4; `ValueError` where one exceeds 128 bits."""
 
     def to_ring64(self, a: NDArray[np.uint64], basis: Sequence[int]) -> NDArray[np.uint64]:
         """``round(2^64 a / Q) mod 2^64`` (.., n) of (.., l, n), off by l at most."""
