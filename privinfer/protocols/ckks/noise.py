@@ -85,8 +85,8 @@ def key_switch(senders: int, smudging: Smudging) -> float:
 
 
 def public_switch(parameters: Parameters, senders: int, smudging: Smudging, target_holders: int = 1) -> float:
-    """Switch by `senders` shares to a public key of `target_holders`: sum of u e_pk + e_smudge + e1 s'."""
-    each = _encryption_variance(parameters, target_holders, target_holders) - ERROR_VARIANCE
+    """Switch by `senders` shares to a public key of `target_holders`: sum of u e_pk + e0 + e_smudge + e1 s'."""
+    each = _encryption_variance(parameters, target_holders, target_holders)
     return math.sqrt(senders * (smudging.std**2 + each))
 
 

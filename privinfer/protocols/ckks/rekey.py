@@ -9,7 +9,7 @@ encrypted under s_owner. Therefore s_owner is independent of every share, serves
 key carries the digests of both and refuses others; an owner who wants another session uses the online way.
 Adversary: semi-honest, all holders but one, with the evaluator.
 Rounds: 1 (online); 0 at the session (offline). Bytes: 16 l N a ciphertext (online); 16 D K N once (offline); `size`.
-Correctness error: sqrt(sigma_smudge**2 + 4 n N sigma**2 / 3) online (`noise.rekey_online`); `noise.rekey_offline`.
+Correctness error: sqrt(sigma_smudge**2 + sigma**2 (4 n N / 3 + 1)) online (`noise.rekey_online`); `noise.rekey_offline`.
 Source: eprint 2020/304, section 4.3 with one sender; offline: key switching of Brakerski, Gentry, Vaikuntanathan (eprint
 2011/277) with keys made under a public key.
 """
