@@ -148,9 +148,7 @@ def too_large(at):
     def change(a):
         flat = a.reshape(-1, a.shape[-2], a.shape[-1])
         limb = at % a.shape[-2]
-        # the prime itself is the smallest residue that is not canonical
-        index = P.limbs - 1 if a.shape[-2] == P.limbs and limb == P.limbs - 1 else limb
-        flat[-1, limb, at % P.n] = P.primes[index]
+        flat[-1, limb, at % P.n] = P.primes[limb]  # the smallest residue that is not canonical
         return a
 
     return change
