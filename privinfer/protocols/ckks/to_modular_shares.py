@@ -1,12 +1,12 @@
 """Encryption to shares modulo Q: for plaintexts that fill the modulus, such as D m with D = Q / 2**64.
 
-Functionality: holder i has M_i, the aggregator m - sum M_i, modulo Q_l and in coefficient form. Nobody learns m.
-Where `to_shares.py` hides integers statistically and shares add up over the integers, here M_i is uniform modulo
-Q_l: it hides perfectly, needs no room, and shares add up modulo Q_l only. Who wants shares modulo 2**64 of a
-message that was scaled by Q / 2**64 rounds each share by itself.
+Functionality: holder i has M_i, the aggregator m - sum M_i, modulo Q_l and in coefficient form. Nobody
+learns m. Where `to_shares.py` hides integers statistically and shares add up over the integers, here M_i is
+uniform modulo Q_l: it hides perfectly, needs no room, and shares add up modulo Q_l only. Who wants shares
+modulo 2**64 of a message that was scaled by Q / 2**64 rounds each share by itself.
 Adversary: semi-honest, all holders but one, with the aggregator. Each ciphertext once (`release.py`).
-Rounds: 1. Bytes, a holder: 8 l N (`to_shares.size`). Messages are those of `to_shares.py`, which also checks and adds
-them: `parse`, `aggregate`.
+Rounds: 1. Bytes, a holder: 8 l N (`to_shares.size`). Messages are those of `to_shares.py`, which also
+checks and adds them: `parse`, `aggregate`.
 Correctness error: sigma sqrt(n) (`noise.to_shares`).
 Source: eprint 2020/304, section 4.4 (Pi_Enc2Share).
 """
