@@ -13,7 +13,7 @@ from privinfer.backends.ckks.bookkeeping import Bookkeeping
 from privinfer.errors import PrecisionError
 from privinfer.protocols.ckks import noise
 from privinfer.protocols.ckks.parameters import SCALE, Parameters
-from tests.support.ckks import Oracle, vectors
+from tests.support.ckks_oracle import Oracle, vectors
 
 N = 1024
 S = N // 2

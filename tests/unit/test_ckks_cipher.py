@@ -13,7 +13,7 @@ from privinfer.backends.ckks import linear
 from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext, encrypt_zero
 from privinfer.errors import ConfigError, PrecisionError
 from privinfer.protocols.ckks.parameters import SCALE, Parameters
-from tests.support.ckks import Oracle, vectors
+from tests.support.ckks_oracle import Oracle, vectors
 
 N = 1024
 S = N // 2
@@ -33,7 +33,9 @@ def ckks(oracle: Oracle) -> Arithmetic:
 # Of one coefficient, in units of the ciphertext: three holders, s of variance 2, products of N terms.
 FRESH = np.sqrt(10.5 * (N * 3 * 2 / 3 + 1 + N * 2))  # v e_pk + e0 + e1 s
 ROUNDING = np.sqrt((1 + N * 2) / 12)  # of a rescale or a division by P
-SWITCH = np.sqrt(4 * N / 12 * 10.5 * 3)  # four digits, each uniform below q, times three parties' errors, over P
+SWITCH = np.sqrt(
+    4 * N / 12 * 10.5 * 3
+)  # four digits, each uniform below q, times three parties' errors, over P
 
 
 def slot(coefficient: float, scale: float = SCALE) -> float:
@@ -179,9 +181,7 @@ def test_two_sources_two_outputs_and_gaps(oracle: Oracle, ckks: Arithmetic) -> N
     blocks = {at: {gb: rng.normal(size=S) for gb in found} for at, found in steps.items()}
     scales = [SCALE, SCALE * 1.5]
     prepared = linear.prepare(ckks, blocks, [None, None], limbs=3, scales=scales, scale=SCALE)
-    found = linear.product(
-        ckks, [oracle.encrypt(x, 3, scales[0]), oracle.encrypt(y, 3, scales[1])], prepared
-    )
+    found = linear.product(ckks, [oracle.encrypt(x, 3, scales[0]), oracle.encrypt(y, 3, scales[1])], prepared)
     for o in range(2):
         wanted = np.zeros(S)
         for (to, k), block in blocks.items():

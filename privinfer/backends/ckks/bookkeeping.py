@@ -109,6 +109,10 @@ class Bookkeeping:
         """Nothing is added."""
         return replace(a, limbs=limbs)
 
+    def bounded(self, a: Declared, size: float) -> Declared:
+        """What is known of a value from elsewhere."""
+        return replace(a, size=min(a.size, size))
+
     def refresh(self, a: Declared, limbs: int, holders: int) -> Declared:
         """Errors of both halves, at the same scale."""
         own = self.slot(noise.refresh(holders), a.scale)

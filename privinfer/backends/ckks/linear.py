@@ -25,7 +25,7 @@ import numpy.typing as npt
 from privinfer.backends.ckks.cipher import U64, Arithmetic, Ciphertext
 from privinfer.errors import PrecisionError
 
-__all__ = ["Block", "Prepared", "prepare", "product"]
+__all__ = ["Block", "Prepared", "baby_table", "giant_sum", "prepare", "product"]
 
 Values = npt.NDArray[np.float64]
 
@@ -164,16 +164,16 @@ def product(arithmetic: Arithmetic, inputs: Sequence[Ciphertext], prepared: Prep
     for x, scale in zip(inputs, prepared.scales, strict=True):
         if x.limbs != prepared.limbs or x.scale != scale:
             raise PrecisionError("an input has another level or scale than its diagonals were made for")
-    table = _babies(arithmetic, inputs, prepared)
+    table = baby_table(arithmetic, inputs, prepared)
     found = []
     for giants, bias in zip(prepared.outputs, prepared.biases, strict=True):
-        y = _giants(arithmetic, table, giants, prepared)
+        y = giant_sum(arithmetic, table, giants, prepared)
         y = arithmetic.rescale(arithmetic.fold(y, prepared.folds), prepared.scale)
         found.append(y if bias is None else arithmetic.add_plain(y, bias))
     return found
 
 
-def _babies(arithmetic: Arithmetic, inputs: Sequence[Ciphertext], prepared: Prepared) -> U64:
+def baby_table(arithmetic: Arithmetic, inputs: Sequence[Ciphertext], prepared: Prepared) -> U64:
     """All baby rotations of all inputs, times P, over QP: (babies, 2, limbs + 1, N)."""
     ring, limbs = arithmetic.ring, prepared.limbs
     basis = arithmetic.data(limbs)
@@ -200,7 +200,7 @@ def _babies(arithmetic: Arithmetic, inputs: Sequence[Ciphertext], prepared: Prep
     return table
 
 
-def _giants(arithmetic: Arithmetic, table: U64, giants: Sequence[Giant], prepared: Prepared) -> Ciphertext:
+def giant_sum(arithmetic: Arithmetic, table: U64, giants: Sequence[Giant], prepared: Prepared) -> Ciphertext:
     """The sum over giant steps, divided by P at the end; before the rescale."""
     ring, limbs = arithmetic.ring, prepared.limbs
     extended = arithmetic.extended(limbs)

@@ -47,6 +47,7 @@ class Algebra(Protocol[V]):
     def relinearise(self, a: V, /) -> V: ...  # noqa: D102
     def rescale(self, a: V, scale: float | None = None, /) -> V: ...  # noqa: D102
     def drop(self, a: V, limbs: int, /) -> V: ...  # noqa: D102
+    def bounded(self, a: V, size: float, /) -> V: ...  # noqa: D102
 
 
 def depth(degree: int) -> int:
@@ -106,13 +107,13 @@ def _double(algebra: Algebra[V], t: V) -> V:
     """``2 t^2 - 1`` one level down, at whatever scale that gives."""
     square = algebra.product(t, t)
     twice = algebra.relinearise(algebra.add(square, square))
-    return algebra.rescale(algebra.add_constant(twice, -1.0))
+    return algebra.bounded(algebra.rescale(algebra.add_constant(twice, -1.0)), 1.0)
 
 
 def _finish(algebra: Algebra[V], powers: dict[int, V], p: list[float], limbs: int, scale: float) -> V:
     """P at ``limbs - 1`` limbs and `scale`."""
     wide = _raw(algebra, powers, p, limbs, scale * algebra.primes[limbs - 1])
-    return algebra.rescale(algebra.relinearise(wide), scale)
+    return algebra.bounded(algebra.rescale(algebra.relinearise(wide), scale), sum(map(abs, p)))
 
 
 def _raw(algebra: Algebra[V], powers: dict[int, V], p: list[float], limbs: int, scale: float) -> V:
