@@ -1,1 +1,1 @@
-"""Threshold CKKS: the model owner evaluates under a joint key of all key holders."""
+"""Threshold CKKS: owners and the patient's agent hold shares of one key; formats shared with SEAL and TenSEAL."""
