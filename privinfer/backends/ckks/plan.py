@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import cbor2
-import numpy as np
 
 from privinfer.backends.ckks.affine import Activation, Circuit, Matrix, Multiplication, Showing, trace
 from privinfer.backends.ckks.diagonals import (
@@ -28,6 +27,8 @@ from privinfer.backends.ckks.diagonals import (
     choose,
     diagonal_values,
     diagonalise,
+    ranked,
+    sample,
 )
 from privinfer.backends.ckks.layout import Layout, Values, input_layout
 from privinfer.backends.ckks.schedule import (
@@ -385,6 +386,7 @@ class _Placing:
         self.diagonals: dict[str, Diagonals] = {}
         self.steps: set[int] = set()
         self._moved = relaid(circuit)
+        self._samples: dict[tuple[str, str], Matrix] = {}
         for name, op in made_by.items():
             if op.kind == "input":
                 self.layouts[name] = input_layout(circuit.sources[name], slots)
@@ -442,10 +444,11 @@ class _Placing:
 
     def _glance(self, name: str, source: str, layout: Layout) -> float:
         """About what a segment costs with this source at such places, as if it had no other."""
-        segment = self.circuit.segments[name]
-        m = segment.value.parts[source]
-        shape = self.circuit.sources[source]
-        return choose(segment.value.shape, [layout], [shape], [m], self.costs, self.steps).cost(self.costs)
+        value, shape = self.circuit.segments[name].value, self.circuit.sources[source]
+        if (name, source) not in self._samples:
+            self._samples[name, source] = sample(value.parts[source])
+        m = self._samples[name, source]
+        return min(price for price, _ in ranked(value.shape, [layout], [shape], [m], self.costs, self.steps))
 
 
 def _price(
@@ -558,8 +561,3 @@ def weights(plan: Plan, model: ir.Model) -> Iterator[tuple[str, Weights]]:
             value, d = circuit.segments[step.name].value, plan.diagonals[step.name]
             bias = None if value.bias is None else d.result.pack(value.bias)
             yield step.name, Weights(diagonal_values([value.parts[k] for k in step.inputs], d), bias)
-
-
-def unpacked(layout: Layout, rows: Values) -> Values:
-    """Numbers (rows, size) of decrypted slots (rows, ciphertexts, S)."""
-    return layout.unpack(np.asarray(rows))
