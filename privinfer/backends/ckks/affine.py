@@ -225,7 +225,7 @@ def trace(architecture: ir.Architecture, parameters: Mapping[str, Mapping[str, A
                     bound *= reach
                 square = len(held) == 1
                 circuit.steps.append(Multiplication(name, held[0], held[-1]))
-                source(name, bound * bound if square else bound)
+                source(name, min(bound * bound if square else bound, declared))
             case _:
                 secret = parameters.get(name, {}) if parameters is not None else None
                 values[name] = _apply(name, op, xs, shapes[name], secret)
@@ -311,7 +311,7 @@ def _matrix(node: str, op: ir.Op, shape: ir.Shape, secret: Mapping[str, Array] |
             flat = np.arange(math.prod(shape))
             values = None
             if weight is not None:
-                values = np.broadcast_to(reference.along(weight, op.axis - 1, len(shape)), shape)
+                values = np.broadcast_to(reference.along(weight, op.axis - 1, len(shape)), shape).reshape(-1)
             return _entries(flat, flat, values)
         case ir.Sum():
             k = op.axis - 1
