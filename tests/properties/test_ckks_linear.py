@@ -17,7 +17,9 @@ from privinfer.protocols.ckks.parameters import Parameters
 from tests.support import ckks_slots
 from tests.support.strategies import avg_pool2d, conv2d, splits
 
-SMALL = Parameters(1024, 7, insecure=True)  # 512 slots, so that values of some models need several ciphertexts
+SMALL = Parameters(
+    1024, 7, insecure=True
+)  # 512 slots, so that values of some models need several ciphertexts
 LINEAR = ("Linear", "Conv2d", "Scale", "AvgPool2d", "Add", "Multiply", "Shift", "Concat", "Reshape")
 KINDS = (*LINEAR, "Transpose", "Gather", "Sum", *["Polynomial"] * 5, "Mul")
 
@@ -55,16 +57,18 @@ def operators(draw: st.DrawFn, name: str, known: dict[str, ir.Shape]) -> tuple[i
             return ir.Transpose(tuple(draw(st.permutations(range(1, len(shape) + 1))))), (name,)
         case "Gather":
             size = shape[axis - 1]
-            picked = draw(st.lists(st.integers(-1, size - 1), min_size=1, max_size=6).filter(lambda p: max(p) >= 0))
+            picked = draw(
+                st.lists(st.integers(-1, size - 1), min_size=1, max_size=6).filter(lambda p: max(p) >= 0)
+            )
             return ir.Gather(axis, tuple(picked)), (name,)
         case "Sum" if len(shape) > 1:
             return ir.Sum(axis), (name,)
         case "Polynomial":
             n = draw(st.integers(2, 6))
             coefficients = draw(st.lists(st.sampled_from([0.0, 0.25, -0.5, 1.0]), min_size=n, max_size=n))
-            return ir.Polynomial(*draw(st.sampled_from([(-4.0, 4.0), (-1.0, 1.0), (-8.0, 16.0)])), tuple(coefficients)), (
-                name,
-            )
+            return ir.Polynomial(
+                *draw(st.sampled_from([(-4.0, 4.0), (-1.0, 1.0), (-8.0, 16.0)])), tuple(coefficients)
+            ), (name,)
     return None
 
 
@@ -144,13 +148,18 @@ def test_any_layout_of_a_result_holds_the_product(data: st.DataObject) -> None:
         width = data.draw(st.sampled_from([w for w in (1, 2, 4, 8, 16, 64, 128) if w >= size]))
         places = rng.permutation(width)[:size]
         held = Layout.at(places, slots)
-        period = data.draw(st.sampled_from([p for p in (1, 2, 4, 8, 16, 32, 64) if held.period <= p <= slots]))
+        period = data.draw(
+            st.sampled_from([p for p in (1, 2, 4, 8, 16, 32, 64) if held.period <= p <= slots])
+        )
         return Layout.at(places, slots, period)
 
     sizes = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=3))
     rows = data.draw(st.integers(1, 40))
     sources, result = [layout(s) for s in sizes], layout(rows)
-    dense = [rng.normal(size=(rows, s)) * (rng.random((rows, s)) < data.draw(st.sampled_from([0.2, 1.0]))) for s in sizes]
+    dense = [
+        rng.normal(size=(rows, s)) * (rng.random((rows, s)) < data.draw(st.sampled_from([0.2, 1.0])))
+        for s in sizes
+    ]
     matrices = []
     for m in dense:
         i, j = np.nonzero(m)
@@ -166,13 +175,18 @@ def test_any_layout_of_a_result_holds_the_product(data: st.DataObject) -> None:
     assert np.abs(y - result.pack(wanted)).max() < 1e-9  # at every repetition, and zero everywhere else
 
 
-@pytest.mark.parametrize("op", [ir.Conv2d(4, 4, (3, 3), (2, 2), (1, 1, 1, 1)), ir.Conv2d(4, 4, (3, 3), (1, 1), (1, 1, 1, 1), groups=4)])
+@pytest.mark.parametrize(
+    "op",
+    [ir.Conv2d(4, 4, (3, 3), (2, 2), (1, 1, 1, 1)), ir.Conv2d(4, 4, (3, 3), (1, 1), (1, 1, 1, 1), groups=4)],
+)
 def test_every_candidate_holds_the_convolution(op: ir.Conv2d) -> None:
     from privinfer.backends.ckks.affine import trace
 
     rng = np.random.default_rng(3)
     shape = (4, 7, 8)
-    architecture = ir.Architecture((ir.Input("x", shape),), (ir.Node("c", op, ("x",)),), (ir.Output("y", "c"),))
+    architecture = ir.Architecture(
+        (ir.Input("x", shape),), (ir.Node("c", op, ("x",)),), (ir.Output("y", "c"),)
+    )
     parameters = {"c": {k: rng.normal(size=s) for k, s in op.parameters().items()}}
     model = ir.Model(architecture, parameters)
     value = next(iter(trace(architecture, parameters).segments.values())).value

@@ -63,7 +63,10 @@ def run(plan: Plan, model: ir.Model, inputs: Mapping[str, np.ndarray]) -> dict[s
                     put(v.name, take(v.name, v.span.low), v.span.high)
             case planning.Opened():
                 shown[step.name] = step.layout.unpack(take(step.value, step.level)).reshape(step.shape)
-    for name, layout in plan.layouts.items():  # every number stands where the layout says, at every repetition
+    for (
+        name,
+        layout,
+    ) in plan.layouts.items():  # every number stands where the layout says, at every repetition
         assert np.allclose(values[name], np.roll(values[name], layout.period, axis=1), rtol=0, atol=1e-9)
     assert {k: levels[k] for k in plan.levels} == plan.levels
     return shown

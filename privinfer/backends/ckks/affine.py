@@ -161,7 +161,9 @@ class Circuit:
     steps: list[Activation | Multiplication | Showing] = field(default_factory=list)
 
 
-def trace(architecture: ir.Architecture, parameters: Mapping[str, Mapping[str, Array]] | None = None) -> Circuit:
+def trace(
+    architecture: ir.Architecture, parameters: Mapping[str, Mapping[str, Array]] | None = None
+) -> Circuit:
     """Compose what is affine.
 
     Parameters
@@ -218,13 +220,14 @@ def trace(architecture: ir.Architecture, parameters: Mapping[str, Mapping[str, A
                 circuit.steps.append(Activation(name, held, op.coefficients))
                 source(name, sum(map(abs, op.coefficients)))
             case ir.Mul():
-                held, bound = [], 1.0
+                factors: list[str] = []
+                bound = 1.0
                 for k, x in enumerate(xs[: 1 if node.inputs[0] == node.inputs[1] else 2]):
                     reach = declared if x.direct is None else circuit.bounds[x.direct]
-                    held.append(request(f"{name}:{'ab'[k]}", name, x, reach))
+                    factors.append(request(f"{name}:{'ab'[k]}", name, x, reach))
                     bound *= reach
-                square = len(held) == 1
-                circuit.steps.append(Multiplication(name, held[0], held[-1]))
+                square = len(factors) == 1
+                circuit.steps.append(Multiplication(name, factors[0], factors[-1]))
                 source(name, min(bound * bound if square else bound, declared))
             case _:
                 secret = parameters.get(name, {}) if parameters is not None else None
@@ -314,8 +317,8 @@ def _matrix(node: str, op: ir.Op, shape: ir.Shape, secret: Mapping[str, Array] |
                 values = np.broadcast_to(reference.along(weight, op.axis - 1, len(shape)), shape).reshape(-1)
             return _entries(flat, flat, values)
         case ir.Sum():
-            k = op.axis - 1
-            before, held, after = math.prod(shape[:k]), shape[k], math.prod(shape[k + 1 :])
+            axis = op.axis - 1
+            before, held, after = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
             b, h, a = np.ogrid[:before, :held, :after]
             values = None if secret is None else np.ones((before, held, after))
             return _entries(b * after + a, (b * held + h) * after + a, values)
@@ -396,7 +399,7 @@ def _compose(node: str, m: Matrix, x: Affine, shape: ir.Shape) -> Affine:
         rows = math.prod(shape)
         bias = np.zeros(rows)
         if m.values is not None:
-            bias = np.bincount(m.rows, weights=m.values * x.bias[m.columns], minlength=rows)
+            bias = _added(m.rows, m.values * x.bias[m.columns], rows)
     return Affine(shape, {k: part for k, part in parts.items() if part.count}, bias)
 
 
@@ -417,12 +420,16 @@ def _product(node: str, a: Matrix, b: Matrix) -> Matrix:
     return _merge(np.repeat(a.rows, counts), b.columns[met], values)
 
 
+def _added(where: npt.NDArray[np.signedinteger], values: Array, size: int) -> Array:
+    return np.bincount(where, weights=values, minlength=size).astype(np.float64, copy=False)
+
+
 def _merge(rows: Indices, columns: Indices, values: Array | None) -> Matrix:
     """Add up entries of one position."""
     width = int(columns.max(initial=0)) + 1
     keys, where = np.unique(rows.astype(np.int64) * width + columns, return_inverse=True)
     if values is not None:
-        values = np.bincount(where.reshape(-1), weights=values, minlength=keys.size)
+        values = _added(where.reshape(-1), values, keys.size)
     return Matrix((keys // width).astype(np.int32), (keys % width).astype(np.int32), values)
 
 

@@ -244,7 +244,7 @@ def split(
     free = np.zeros(slots, dtype=bool)
     free[[0, *(s % slots for s in known), *(s % slots for s in folded)]] = True
     had = int(np.count_nonzero(free))
-    best: tuple[float, Indices, Indices] | None = None
+    best: tuple[float, Indices, Indices] = math.inf, c.step, c.step
     for giant, baby in _splits(c, slots):
         b, g = baby % slots, giant % slots
         asked = free.copy()
@@ -254,9 +254,8 @@ def split(
             + _distinct(c.output, g, slots) * costs.giant
             + (int(np.count_nonzero(asked)) - had) * costs.key
         )
-        if best is None or price < best[0] - 1e-9:
+        if price < best[0] - 1e-9:
             best = price, g, b
-    assert best is not None
     _, g, b = best
     order = np.lexsort((b, c.input, g, c.output))
     return Diagonals(tuple(sources), result, c.output[order], c.input[order], g[order], b[order], folded)
@@ -316,7 +315,8 @@ def diagonal_values(matrices: Sequence[Matrix], plan: Diagonals, *, rotated: boo
     order = np.argsort(planned)
     first = 0
     for source, m in zip(plan.sources, matrices, strict=True):
-        assert m.values is not None
+        if m.values is None:
+            raise ValueError("a structure has no values")
         output, given, step, _ = _keys(source, plan.result, m, first)
         row = order[np.searchsorted(planned[order], (output * inputs + given) * slots + step)]
         if source.period >= plan.result.period:  # the diagonal's step decides which slot of the coset works
@@ -434,7 +434,7 @@ def ranked(
     known : collection of int
         Steps there are Galois keys for anyway.
     """
-    tried = []
+    tried: list[tuple[float, int, Layout, Classes]] = []
     for layout in candidates(shape, sources, shapes, _MOST_CANDIDATES):
         c = classes(sources, layout, samples)
         bound = c.count * costs.diagonal + len(folds(sources, layout)) * layout.ciphertexts * costs.fold
@@ -465,10 +465,9 @@ def choose(
     ahead : callable, optional
         What it costs the steps after this one if the result lies so.
     """
-    best: tuple[float, Layout] | None = None
+    best: tuple[float, Layout] = math.inf, sources[0]
     for own, layout in ranked(shape, sources, shapes, [sample(m) for m in matrices], costs, known):
         price = own + (ahead(layout) if ahead is not None else 0.0)
-        if best is None or price < best[0] - 1e-9:
+        if price < best[0] - 1e-9:
             best = price, layout
-    assert best is not None
     return diagonalise(sources, best[1], matrices, costs, known)

@@ -16,7 +16,9 @@ from typing import Final, Literal
 from privinfer.backends.ckks.affine import Activation, Circuit, Multiplication, Showing
 from privinfer.errors import PrecisionError
 
-REFRESH_LIMBS: Final = 3  # masks have to hide 40 bits more than the message; PROTOCOLS: q_low > 2 (n + 1) max |M|
+REFRESH_LIMBS: Final = (
+    3  # masks have to hide 40 bits more than the message; PROTOCOLS: q_low > 2 (n + 1) max |M|
+)
 REVEAL_LIMBS: Final = 2  # values and smudging beyond one prime
 
 Kind = Literal["input", "linear", "activation", "product"]
@@ -138,7 +140,7 @@ def schedule(made_by: Mapping[str, Operation], shown: Iterable[str], levels: int
     for name in shown:
         s.used[name] = REVEAL_LIMBS
     refreshed = []
-    for name, op in reversed(made_by.items()):
+    for name, op in reversed(list(made_by.items())):
         used = s.used.get(name, REVEAL_LIMBS)
         fits = used <= levels
         if op.kind == "linear":
