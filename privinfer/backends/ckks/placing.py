@@ -7,7 +7,7 @@ takes the places of the first.
 
 from __future__ import annotations
 
-from privinfer.backends.ckks.affine import Activation, Circuit, Matrix, Multiplication, Showing
+from privinfer.backends.ckks.affine import Activation, Circuit, Holding, Matrix, Multiplication, Showing
 from privinfer.backends.ckks.diagonals import Costs, Diagonals, choose, diagonalise, ranked, sample
 from privinfer.backends.ckks.layout import Layout, input_layout
 from privinfer.backends.ckks.schedule import Operation, Schedule, relaid
@@ -60,6 +60,8 @@ class Placing:
                     layout = self._held(first, step.name)
                     self._held(second, step.name, layout)
                     self.layouts[step.name] = layout
+                case Holding() if step.name in made_by:
+                    self._held(step.name, step.name)
                 case Showing():
                     self._held(step.shown, None)
 

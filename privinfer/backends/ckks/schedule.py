@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from privinfer.backends.ckks.affine import Activation, Circuit, Multiplication, Showing
+from privinfer.backends.ckks.affine import Activation, Circuit, Holding, Multiplication, Showing
 from privinfer.errors import PrecisionError
 
 REFRESH_LIMBS: Final = (
@@ -108,6 +108,8 @@ def operations(circuit: Circuit) -> dict[str, Operation]:
             case Multiplication():
                 pair = dict.fromkeys((hold(step.first), hold(step.second)))
                 found[step.name] = Operation("product", 1, tuple(pair), step.name)
+            case Holding():
+                hold(step.name)
             case Showing():
                 wanted.append(hold(step.shown))
     needed: set[str] = set()
