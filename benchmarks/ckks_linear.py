@@ -1,8 +1,8 @@
-"""A plain 64 x 4096 matrix times one ciphertext, N = 16384, four data limbs: ``python -m benchmarks.ckks_linear``.
+"""A plain 64 x 4096 matrix times one ciphertext, N = 16384, four limbs: ``python -m benchmarks.ckks_linear``.
 
-One sample, keys and diagonals ready, two threads; the median of five. The result is decrypted and compared with
-NumPy before anything is printed. OpenFHE's threshold CKKS takes 491 ms for the same product on the same machine,
-SEAL without hoisting 461 ms.
+One sample, keys and diagonals ready, two threads; the median of five. The result is decrypted and compared
+with NumPy before anything is printed. OpenFHE's threshold CKKS takes 491 ms for the same product on the same
+machine, SEAL without hoisting 461 ms.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
         print(
             f"{baby} babies, {m // baby} giants, {len(folds)} folds: {whole:.1f} ms ("
             + ", ".join(f"{k} {v:.1f}" for k, v in stages.items())
-            + f"), diagonals {prepared.nbytes / 1e6:.0f} MB encoded in {ready:.0f} ms, error 2^{np.log2(error):.1f}"
+            + f"), {prepared.nbytes / 1e6:.0f} MB encoded in {ready:.0f} ms, error 2^{np.log2(error):.1f}"
         )
 
 

@@ -11,7 +11,9 @@ from privinfer.protocols.ckks import sampling
 from privinfer.protocols.ckks.keys import PublicKey, SecretShare
 from privinfer.protocols.ckks.parameters import SCALE, Parameters
 
-SIGMA = np.sqrt(10.5)  # of the errors
+#: Standard deviations that no slot's error exceeds: a slot of e s is a product of two complex Gaussians,
+#: whose real part is Laplace distributed, beyond 24 deviations with probability exp(-24 sqrt 2) = 2e-15.
+TAIL = 24.0
 
 
 class Oracle:
@@ -45,7 +47,8 @@ class Oracle:
         b = ring.sub(self._errors(), ring.mul(a, self.secret, full), full)
         if target is not None:
             limb = (digit,)
-            part = ring.scale(target[digit : digit + 1], np.array([p.special % p.primes[digit]], np.uint64), limb)
+            by = np.array([p.special % p.primes[digit]], np.uint64)
+            part = ring.scale(target[digit : digit + 1], by, limb)
             b[digit] = ring.add(b[digit : digit + 1], part, limb)[0]
         return np.stack([b, a])
 

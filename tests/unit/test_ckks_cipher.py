@@ -1,7 +1,6 @@
 """Arithmetic of ciphertexts against vectors in the clear; errors against the variance each operation adds.
 
-Bounds are eight standard deviations of the declared error (bookkeeping.py): over all slots of all tests of a
-run, a Gaussian goes beyond one with probability below 1e-9.
+Bounds are the tail of the standard deviations that each operation is declared to add.
 """
 
 from __future__ import annotations
@@ -12,17 +11,22 @@ import pytest
 from privinfer.backends.ckks import linear
 from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext, encrypt_zero
 from privinfer.errors import ConfigError, PrecisionError
+from privinfer.protocols.ckks import noise
 from privinfer.protocols.ckks.parameters import SCALE, Parameters
-from tests.support.ckks_oracle import Oracle, vectors
+from tests.support.ckks_oracle import TAIL, Oracle, vectors
 
 N = 1024
 S = N // 2
+PARAMETERS = Parameters(N, 4, insecure=True)
+FRESH = noise.fresh(PARAMETERS, 3)
+ROUNDING = noise.rounding(PARAMETERS, 3)
+SWITCH = noise.rotation(PARAMETERS, 3, 4)
 STEPS = (1, 2, 3, 4, 8, 12, 16, 32, 64, 128, 256, 511)
 
 
 @pytest.fixture(scope="module")
 def oracle() -> Oracle:
-    return Oracle(Parameters(N, 4, insecure=True), holders=3)
+    return Oracle(PARAMETERS, holders=3)
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +34,9 @@ def ckks(oracle: Oracle) -> Arithmetic:
     return oracle.arithmetic(STEPS)
 
 
-# Of one coefficient, in units of the ciphertext: three holders, s of variance 2, products of N terms.
-FRESH = np.sqrt(10.5 * (N * 3 * 2 / 3 + 1 + N * 2))  # v e_pk + e0 + e1 s
-ROUNDING = np.sqrt((1 + N * 2) / 12)  # of a rescale or a division by P
-SWITCH = np.sqrt(
-    4 * N / 12 * 10.5 * 3
-)  # four digits, each uniform below q, times three parties' errors, over P
-
-
 def slot(coefficient: float, scale: float = SCALE) -> float:
-    """Eight standard deviations of a slot's real part."""
-    return 8 * coefficient * np.sqrt(N / 2) / scale
+    """Bound of a slot's real part."""
+    return TAIL * coefficient * np.sqrt(N / 2) / scale
 
 
 def close(oracle: Oracle, found: Ciphertext, wanted: np.ndarray, bound: float) -> None:
@@ -61,7 +57,7 @@ def test_sums(oracle: Oracle, ckks: Arithmetic) -> None:
 def test_product_relinearised_and_not(oracle: Oracle, ckks: Arithmetic) -> None:
     x, y = vectors(2, 2, S)
     a, b = oracle.encrypt(x, 4), oracle.encrypt(y, 4)
-    # Each factor's error times the other factor, at most 1; switching is far below, at the square of the scale.
+    # Each factor's error times the other factor, at most 1; switching is far below, at the scale squared.
     bound = slot(2 * FRESH + ROUNDING)
     close(oracle, ckks.rescale(ckks.multiply(a, b)), x * y, bound)
     close(oracle, ckks.product(a, b), x * y, slot(2 * FRESH))

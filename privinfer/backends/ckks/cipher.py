@@ -248,7 +248,7 @@ class Arithmetic:
         return a
 
     def hide(self, a: Ciphertext, public: PublicKey, flood: int = 0) -> Ciphertext:
-        """The same message as if freshly encrypted: what every ciphertext needs before it leaves the evaluator."""
+        """The same message as if freshly encrypted: for every ciphertext that leaves the evaluator."""
         zero = encrypt_zero(public, a.limbs, flood)
         return Ciphertext(self.ring.add(a.data, zero, self.data(a.limbs)), a.scale)
 
@@ -261,7 +261,7 @@ class Arithmetic:
 
 
 def encrypt_zero(public: PublicKey, limbs: int, flood: int = 0) -> U64:
-    """A fresh ``(v b + e0, v a + e1)``: added to a ciphertext, it leaves the message and hides where it came from.
+    """A fresh ``(v b + e0, v a + e1)``: added to a ciphertext, it hides where that came from.
 
     Without it the quotient of c1 after and before a product with a plaintext is that plaintext: weights.
 
