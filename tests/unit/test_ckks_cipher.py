@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from privinfer.backends.ckks import linear
+from privinfer.backends.ckks.affine import Matrix
 from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext, encrypt_zero
+from privinfer.backends.ckks.diagonals import COSTS, Diagonals, dense, diagonal_values, diagonalise
+from privinfer.backends.ckks.layout import Layout
 from privinfer.errors import ConfigError, PrecisionError
 from privinfer.protocols.ckks import noise
 from privinfer.protocols.ckks.parameters import SCALE, Parameters
@@ -130,59 +133,54 @@ def test_zero_encryptions_hide_and_change_nothing(oracle: Oracle, ckks: Arithmet
     assert 0.85 * wanted < zero.std() < 1.15 * wanted  # 512 slots: the estimate's own deviation is 3 %
 
 
-def dense(matrix: np.ndarray, period: int, split: int) -> dict[tuple[int, int], np.ndarray]:
-    """Diagonals of (m, d) with output i at all slots = i mod `period` after folding."""
-    m, d = matrix.shape
-    s = np.arange(S)
-    block = {}
-    for step in range(period):
-        values = np.zeros(S)
-        rows, columns = s % period, (s + step) % S
-        at = (rows < m) & (columns < d)
-        values[at] = matrix[rows[at], columns[at]]
-        block[step - step % split, step % split] = values
-    return block
-
-
 def test_dense_layer_with_folds(oracle: Oracle, ckks: Arithmetic) -> None:
     rng = np.random.default_rng(9)
     matrix, bias = rng.normal(size=(13, 400)) / 20, rng.normal(size=13)
-    x = np.zeros(S)
-    x[:400] = vectors(10, 400)
-    spread = np.zeros(16)
-    spread[:13] = bias
+    x = vectors(10, 400)
+    given, result = dense(400, S), dense(13, S)
+    rows, columns = np.divmod(np.arange(matrix.size), 400)
+    m = Matrix(rows.astype(np.int32), columns.astype(np.int32), matrix.reshape(-1))
+    steps = diagonalise([given], result, [m], COSTS)
+    keyed = oracle.arithmetic([*steps.rotations, *steps.folds])
     scale = SCALE * 0.99
     prepared = linear.prepare(
-        ckks,
-        {(0, 0): dense(matrix, 16, 4)},
-        [np.tile(spread, S // 16)],
+        keyed,
+        steps,
+        diagonal_values([m], steps),
+        list(result.pack(bias)),
         limbs=4,
         scales=[SCALE],
         scale=scale,
-        folds=[16, 32, 64, 128, 256],
     )
-    (y,) = linear.product(ckks, [oracle.encrypt(x, 4)], prepared)
+    (y,) = linear.product(keyed, [oracle.encrypt(given.pack(x)[0], 4)], prepared)
     assert y.scale == scale
     assert y.limbs == 3
-    rows = np.abs(matrix).max() * np.sqrt(400)
-    wanted = np.zeros(S)
-    wanted[:] = np.tile(np.concatenate([matrix @ x[:400] + bias, np.zeros(3)]), S // 16)
-    close(oracle, y, wanted, slot((FRESH + SWITCH + ROUNDING) * rows + ROUNDING + 2))
+    norm = np.linalg.norm(matrix, axis=1).max()
+    bound = slot((FRESH + SWITCH) * norm + ROUNDING + 2)
+    close(oracle, y, result.pack(matrix @ x + bias)[0], bound)
+    with pytest.raises(ConfigError, match="Galois key"):
+        linear.product(oracle.arithmetic(), [oracle.encrypt(given.pack(x)[0], 4)], prepared)
 
 
 def test_two_sources_two_outputs_and_gaps(oracle: Oracle, ckks: Arithmetic) -> None:
     rng = np.random.default_rng(11)
     x, y = vectors(12, 2, S)
-    steps = {(0, 0): [(0, 0), (0, 3), (8, 1)], (0, 1): [(0, 1), (8, 0)], (1, 1): [(8, 3), (8, 1), (0, 3)]}
-    blocks = {at: {gb: rng.normal(size=S) for gb in found} for at, found in steps.items()}
+    table = np.array(  # output, input, giant, baby
+        [(0, 0, 0, 0), (0, 0, 0, 3), (0, 1, 0, 1), (0, 0, 8, 1), (0, 1, 8, 0), (1, 1, 0, 3), (1, 1, 8, 1)]
+    ).T
+    whole = Layout.at(np.arange(S), S)
+    steps = Diagonals((whole, whole), Layout.at(np.arange(2 * S), S), *table, ())
+    values = rng.normal(size=(steps.count, S))
     scales = [SCALE, SCALE * 1.5]
-    prepared = linear.prepare(ckks, blocks, [None, None], limbs=3, scales=scales, scale=SCALE)
-    found = linear.product(ckks, [oracle.encrypt(x, 3, scales[0]), oracle.encrypt(y, 3, scales[1])], prepared)
+    prepared = linear.prepare(ckks, steps, values, [None, None], limbs=3, scales=scales, scale=SCALE)
+    inputs = [oracle.encrypt(v, 3, scale) for v, scale in zip((x, y), scales, strict=True)]
+    found = linear.product(ckks, inputs, prepared)
+    wanted = np.zeros((2, S))
+    for (o, k, g, b), diagonal in zip(table.T, values, strict=True):
+        wanted[o] += np.roll(diagonal, -g) * np.roll((x, y)[k], -(g + b))
     for o in range(2):
-        wanted = np.zeros(S)
-        for (to, k), block in blocks.items():
-            for (g, b), values in block.items() if to == o else ():
-                wanted += values * np.roll((x, y)[k], -(g + b))
-        close(oracle, found[o], wanted, slot((FRESH + SWITCH + ROUNDING) * 4 * np.sqrt(5) + ROUNDING))
+        close(oracle, found[o], wanted[o], slot((FRESH + SWITCH + ROUNDING) * 4 * np.sqrt(5) + ROUNDING))
     with pytest.raises(PrecisionError):
         linear.product(ckks, [oracle.encrypt(x, 3), oracle.encrypt(y, 3)], prepared)
+    with pytest.raises(PrecisionError):
+        linear.prepare(ckks, steps, values, [None, None], limbs=1, scales=scales, scale=SCALE)
