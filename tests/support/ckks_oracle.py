@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext, encrypt_zero
-from privinfer.protocols.ckks import sampling
+from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext
+from privinfer.protocols.ckks import encryption, sampling
 from privinfer.protocols.ckks.keys import PublicKey, SecretShare
 from privinfer.protocols.ckks.parameters import SCALE, Parameters
 
@@ -70,9 +70,7 @@ class Oracle:
         p = self.parameters
         basis = p.data(limbs)
         plain = p.ring.encode(np.asarray(values, dtype=np.complex128), scale, basis)
-        data = encrypt_zero(self.public, limbs)
-        data[0] = p.ring.add(data[0], plain, basis)
-        return Ciphertext(data, scale)
+        return Ciphertext(encryption.encrypt(p, self.public, plain), scale)
 
     def decrypt(self, a: Ciphertext) -> np.ndarray:
         """Complex slots."""

@@ -10,12 +10,13 @@ import pytest
 
 from privinfer.backends.ckks import linear
 from privinfer.backends.ckks.affine import Matrix
-from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext, encrypt_zero
+from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext
 from privinfer.backends.ckks.diagonals import COSTS, Diagonals, dense, diagonal_values, diagonalise
 from privinfer.backends.ckks.layout import Layout
 from privinfer.errors import ConfigError, PrecisionError
 from privinfer.protocols.ckks import noise
 from privinfer.protocols.ckks.parameters import SCALE, Parameters
+from privinfer.protocols.ckks.smudging import Smudging
 from tests.support.ckks_oracle import TAIL, Oracle, vectors
 
 N = 1024
@@ -127,10 +128,9 @@ def test_zero_encryptions_hide_and_change_nothing(oracle: Oracle, ckks: Arithmet
     assert not np.any((b.data == a.data).all(axis=-1))
     assert not np.any((b.data == c.data).all(axis=-1))
     close(oracle, b, x, slot(FRESH * np.sqrt(2)))
-    flood = 30
-    zero = oracle.decrypt(Ciphertext(encrypt_zero(oracle.public, 2, flood), SCALE)).real
-    wanted = 2.0**flood / np.sqrt(3) * np.sqrt(N / 2) / SCALE
-    assert 0.85 * wanted < zero.std() < 1.15 * wanted  # 512 slots: the estimate's own deviation is 3 %
+    flooded = oracle.decrypt(ckks.hide(a, oracle.public, Smudging(30))).real - x
+    wanted = noise.slot_std(PARAMETERS, Smudging(30).std)
+    assert 0.85 * wanted < flooded.std() < 1.15 * wanted  # 512 slots: the estimate's own deviation is 3 %
 
 
 def test_dense_layer_with_folds(oracle: Oracle, ckks: Arithmetic) -> None:
