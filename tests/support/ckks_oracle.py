@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
@@ -22,15 +23,22 @@ class Oracle:
     Key noise is that of one party, or of the sum where `holders` says so: errors of a joint key are sums.
     """
 
-    def __init__(self, parameters: Parameters, holders: int = 1) -> None:
+    def __init__(self, parameters: Parameters, holders: int = 1, secret: np.ndarray | None = None) -> None:
         self.parameters = parameters
         self.holders = holders
         ring, full = parameters.ring, parameters.full
-        self.secret = SecretShare.fresh(parameters).values
-        for _ in range(holders - 1):
-            self.secret = ring.add(self.secret, SecretShare.fresh(parameters).values, full)
+        if secret is None:
+            secret = SecretShare.fresh(parameters).values
+            for _ in range(holders - 1):
+                secret = ring.add(secret, SecretShare.fresh(parameters).values, full)
+        self.secret = secret
         self.public = PublicKey(parameters, self._pair(None, None))
         self.relinearisation = self._switching(ring.mul(self.secret, self.secret, full))
+
+    def at(self, levels: int) -> Oracle:
+        """The same secret under parameters of fewer levels."""
+        few = dataclasses.replace(self.parameters, levels=levels)
+        return Oracle(few, self.holders, np.concatenate([self.secret[:levels], self.secret[-1:]]))
 
     def _errors(self):
         ring, full = self.parameters.ring, self.parameters.full
@@ -74,6 +82,16 @@ class Oracle:
 
     def decrypt(self, a: Ciphertext) -> np.ndarray:
         """Complex slots."""
+        return self.parameters.ring.decode(wide_floats(self.message(a)), a.scale)
+
+    def refresh(self, a: Ciphertext, limbs: int) -> Ciphertext:
+        """The same message and scale in a fresh encryption: what the key holders do without seeing it."""
+        ring, basis = self.parameters.ring, self.parameters.data(limbs)
+        plain = ring.ntt(ring.lift_wide(self.message(a), basis), basis)
+        return Ciphertext(encryption.encrypt(self.parameters, self.public, plain), a.scale)
+
+    def message(self, a: Ciphertext) -> np.ndarray:
+        """Scale times message plus error: coefficients as signed 128-bit words."""
         p = self.parameters
         limbs = min(a.limbs, 3)
         basis = p.data(limbs)
@@ -83,8 +101,7 @@ class Oracle:
         for part in data[1:]:
             m = p.ring.add(m, p.ring.mul(part, power, basis), basis)
             power = p.ring.mul(power, s, basis)
-        words = p.ring.compose(p.ring.intt(m, basis), basis)
-        return p.ring.decode(wide_floats(words), a.scale)
+        return p.ring.compose(p.ring.intt(m, basis), basis)
 
 
 def wide_floats(words: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from privinfer.protocols.randomness import U64
 SAME_SCALE: Final = 2.0**-44
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Ciphertext:
     """An encryption of S = N/2 numbers.
 
@@ -49,6 +49,9 @@ class Ciphertext:
     def limbs(self) -> int:
         """How many primes are left."""
         return int(self.data.shape[1])
+
+    def __repr__(self) -> str:
+        return f"Ciphertext({self.data.shape}, scale=2^{math.log2(self.scale):g})"
 
 
 class Arithmetic:

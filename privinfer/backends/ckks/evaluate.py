@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from privinfer.backends.ckks import linear, polynomial
-from privinfer.backends.ckks.affine import Circuit, Matrix, trace
+from privinfer.backends.ckks.affine import Circuit, Matrix, Segment, trace
 from privinfer.backends.ckks.bookkeeping import Bookkeeping, Declared
 from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext
 from privinfer.backends.ckks.diagonals import diagonal_values
@@ -38,7 +38,7 @@ Rows = list[list[Ciphertext]]
 POWER_ITERATIONS = 40
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class EvaluationKeys:
     """What the key holders made for the evaluator; all public.
 
@@ -130,7 +130,7 @@ class Evaluation:
     """
 
     __slots__ = (
-        "_declared",
+        "_facts",
         "_last",
         "arithmetic",
         "keys",
@@ -155,19 +155,16 @@ class Evaluation:
         self.rotating = Arithmetic(plan.linear_parameters, None, keys.galois)
         self.scales = _scales(plan)
         self.prepared: dict[str, Prepared] = {}
-        self._declared: dict[str, Declared] = {}
+        self._facts: dict[str, Facts] = {}
         self._last = _last_uses(plan)
 
     def prepare(self) -> None:
-        """Encode all diagonals and biases, and declare all errors; once a session."""
+        """Encode all diagonals and biases; once a session."""
         circuit = trace(self.model.architecture, self.model.parameters)
-        norms: dict[str, list[float]] = {}
         for step in self.plan.steps:
             if isinstance(step, Linear):
                 self.prepared[step.name] = self._encode(step, circuit)
-                parts = circuit.segments[step.name].value.parts
-                norms[step.name] = [spectral_norm(parts[k]) for k in step.inputs]
-        self._declared = self._declare(circuit, norms)
+                self._facts[step.name] = _facts(circuit.segments[step.name], step.inputs)
 
     def _encode(self, step: Linear, circuit: Circuit) -> Prepared:
         value, steps = circuit.segments[step.name].value, self.plan.diagonals[step.name]
@@ -207,6 +204,9 @@ class Evaluation:
         """
         if len(self.prepared) < len(self.plan.diagonals):
             self.prepare()
+        missing = [s.name for s in self.plan.inputs if s.name not in inputs]
+        if missing or len({len(inputs[s.name]) for s in self.plan.inputs}) != 1:
+            raise InputError(f"inputs are missing or have different numbers of rows: {missing}")
         values: dict[str, Rows] = {}
         outputs: dict[str, Rows] = {}
         for at, step in enumerate(self.plan.steps):
@@ -231,19 +231,13 @@ class Evaluation:
                     outputs[step.name] = [[self._open(step, x) for x in row] for row in values[step.value]]
             for name in self._last.get(at, ()):
                 values.pop(name, None)
-        if len({len(rows) for rows in outputs.values()}) != 1:
-            raise InputError("inputs have different numbers of rows")
         return outputs
 
     def _given(self, step: Source, inputs: Mapping[str, Sequence[Sequence[Ciphertext]]]) -> Rows:
-        if step.name not in inputs:
-            raise InputError(f"input {step.name!r} is missing")
         rows = []
         for row in inputs[step.name]:
             if len(row) != step.ciphertexts:
-                raise InputError(
-                    f"input {step.name!r} takes {step.ciphertexts} ciphertexts a row, not {len(row)}"
-                )
+                raise InputError(f"input {step.name!r}: {len(row)} ciphertexts a row, not {step.ciphertexts}")
             if any(x.limbs < step.level or x.scale != step.scale for x in row):
                 raise InputError(f"input {step.name!r} has another level or scale than planned")
             rows.append([self.arithmetic.drop(x, step.level) for x in row])
@@ -301,17 +295,7 @@ class Evaluation:
             Standard deviation of a coefficient's error of inputs that are not fresh encryptions under the
             joint key, such as re-keyed fragments.
         """
-        if len(self.prepared) < len(self.plan.diagonals):
-            self.prepare()
-        declared = self._declared
-        if inputs:
-            circuit = trace(self.model.architecture, self.model.parameters)
-            norms = {
-                s.name: [spectral_norm(circuit.segments[s.name].value.parts[k]) for k in s.inputs]
-                for s in self.plan.steps
-                if isinstance(s, Linear)
-            }
-            declared = self._declare(circuit, norms, inputs)
+        declared = self.declared(inputs)
         p, found = self.plan.parameters, []
         for step in self.plan.outputs:
             value = declared[step.value]
@@ -323,28 +307,28 @@ class Evaluation:
             found.append(Outlook(step.name, coefficient, step.smudging.bits, math.hypot(std, opened) + drift))
         return found
 
-    def declared(self, name: str) -> Declared:
-        """What is declared of a value, as it is once made and refreshed."""
-        return self._declared[name]
-
-    def _declare(
-        self, circuit: Circuit, norms: Mapping[str, list[float]], inputs: Mapping[str, float] | None = None
-    ) -> dict[str, Declared]:
+    def declared(self, inputs: Mapping[str, float] | None = None) -> dict[str, Declared]:
+        """What is declared of every value, as it is once made and refreshed; arguments as of `outlook`."""
+        if len(self.prepared) < len(self.plan.diagonals):
+            self.prepare()
         plan, books = self.plan, Bookkeeping(self.plan.parameters, self.plan.holders)
         fresh = noise.fresh(plan.parameters, plan.holders)
         rerandomised = books.slot(fresh, SCALE)
+        bounds = {i.name: max(abs(i.low), abs(i.high)) for i in self.model.architecture.inputs}
         known: dict[str, Declared] = {}
         for step in plan.steps:
             match step:
                 case Source():
                     std = (inputs or {}).get(step.name, fresh)
-                    known[step.name] = books.fresh(circuit.bounds[step.name], step.level, step.scale, std)
+                    known[step.name] = books.fresh(bounds[step.name], step.level, step.scale, std)
                 case Linear():
-                    d = plan.diagonals[step.name]
+                    d, facts = plan.diagonals[step.name], self._facts[step.name]
+                    given = [books.drop(known[k], step.level) for k in step.inputs]
+                    reach = sum(r * x.size for r, x in zip(facts.reaches, given, strict=True))
                     known[step.name] = books.linear(
-                        [books.drop(known[k], step.level) for k in step.inputs],
-                        norms[step.name],
-                        size=circuit.segments[step.name].bound,
+                        given,
+                        facts.norms,
+                        size=min(facts.bound, reach + facts.bias),
                         diagonals=int(np.bincount(d.output).max()),
                         giants=int(np.bincount(d.output[_starts(d.output, d.giant)]).max()),
                         folds=len(d.folds),
@@ -364,6 +348,35 @@ class Evaluation:
                         x = books.refresh(known[v.name], v.span.high, v.span.holders)
                         known[v.name] = Declared(x.size, math.hypot(x.std, rerandomised), x.limbs, x.scale)
         return known
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What errors of a linear step depend on; secret, like the weights they come from.
+
+    Attributes
+    ----------
+    norms, reaches : tuple of float
+        Spectral norm and largest sum of magnitudes in a row, of each source's matrix.
+    bias, bound : float
+        Largest magnitude of the bias, and of the result by what is public.
+    """
+
+    norms: tuple[float, ...]
+    reaches: tuple[float, ...]
+    bias: float
+    bound: float
+
+
+def _facts(segment: Segment, inputs: Sequence[str]) -> Facts:
+    parts = [segment.value.parts[k] for k in inputs]
+    reaches = [
+        float(np.bincount(m.rows, weights=np.abs(m.values)).max(initial=0))
+        for m in parts
+        if m.values is not None
+    ]
+    bias = 0.0 if segment.value.bias is None else float(np.abs(segment.value.bias).max())
+    return Facts(tuple(map(spectral_norm, parts)), tuple(reaches), bias, segment.bound)
 
 
 def spectral_norm(m: Matrix) -> float:
