@@ -21,6 +21,7 @@ from privinfer.backends.ckks.affine import Circuit, Matrix, Segment, trace
 from privinfer.backends.ckks.bookkeeping import Bookkeeping, Declared
 from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext
 from privinfer.backends.ckks.diagonals import diagonal_values
+from privinfer.backends.ckks.layout import Values
 from privinfer.backends.ckks.linear import Prepared
 from privinfer.backends.ckks.plan import Activate, Linear, Opened, Plan, Product, Refresh, Refreshed, Source
 from privinfer.errors import ConfigError, InputError, PrecisionError
@@ -391,13 +392,13 @@ def spectral_norm(m: Matrix) -> float:
     if m.values is None or not m.count or not m.values.any():
         return 0.0
     rows, columns = int(m.rows.max()) + 1, int(m.columns.max()) + 1
-    x = np.random.default_rng(0).normal(size=columns)  # no secret: a direction to start from
+    x: Values = np.random.default_rng(0).normal(size=columns)  # no secret: a direction to start from
     norm = 0.0
     for _ in range(POWER_ITERATIONS):
         x /= max(float(np.linalg.norm(x)), 1e-300)
         y = np.bincount(m.rows, weights=m.values * x[m.columns], minlength=rows)
         norm = float(np.linalg.norm(y))
-        x = np.bincount(m.columns, weights=m.values * y[m.rows], minlength=columns)
+        x = np.asarray(np.bincount(m.columns, weights=m.values * y[m.rows], minlength=columns), np.float64)
     return 1.2 * norm
 
 
