@@ -24,6 +24,8 @@ Rns::Rns(size_t n, const std::vector<uint64_t>& primes) : n_(n), log_n_(0) {
   parallel_for(primes_.size(), 1, [&](size_t begin, size_t end) {
     for (size_t k = begin; k < end; ++k) make_tables(&primes_[k], n_);
   });
+  reversed_.resize(n_);
+  for (size_t i = 0; i < n_; ++i) reversed_[i] = reverse_bits(static_cast<uint32_t>(i), log_n_);
   narrow_ = std::all_of(primes.begin(), primes.end(), [](uint64_t q) { return q < (uint64_t{1} << 50); });
 }
 
@@ -71,19 +73,22 @@ void Rns::scale(const uint64_t* a, const uint64_t* scalars, uint64_t* out, size_
 }
 
 // Position i holds the value at root^(2 rev(i) + 1); X -> X^element moves it to the exponent times element.
-std::vector<uint32_t> Rns::order_of(uint64_t element) const {
-  std::vector<uint32_t> order(n_);
-  const uint64_t mask = 2 * n_ - 1;
-  for (size_t i = 0; i < n_; ++i) {
-    const uint64_t exponent = 2 * static_cast<uint64_t>(reverse_bits(static_cast<uint32_t>(i), log_n_)) + 1;
-    const uint64_t moved = (exponent * element) & mask;
-    order[i] = reverse_bits(static_cast<uint32_t>((moved - 1) / 2), log_n_);
+const uint32_t* Rns::order_of(uint64_t element) const {
+  const std::lock_guard<std::mutex> guard(orders_lock_);
+  std::vector<uint32_t>& order = orders_[element];
+  if (order.empty()) {
+    order.resize(n_);
+    const uint64_t mask = 2 * n_ - 1;
+    for (size_t i = 0; i < n_; ++i) {
+      const uint64_t exponent = 2 * static_cast<uint64_t>(reversed_[i]) + 1;
+      order[i] = reversed_[(((exponent * element) & mask) - 1) / 2];
+    }
   }
-  return order;
+  return order.data();
 }
 
 void Rns::automorph(const uint64_t* a, uint64_t* out, size_t limbs, uint64_t element) const {
-  const std::vector<uint32_t> order = order_of(element);
+  const uint32_t* order = order_of(element);
   for (size_t k = 0; k < limbs; ++k) {
     for (size_t i = 0; i < n_; ++i) out[k * n_ + i] = a[k * n_ + order[i]];
   }
@@ -316,8 +321,7 @@ void Rns::key_product(const uint64_t* digits, size_t l, const uint64_t* key, uin
                       uint64_t* out) const {
   const bool quick = fast();
   const size_t all = primes_.size();
-  std::vector<uint32_t> order;
-  if (element != 1) order = order_of(element);
+  const uint32_t* order = element == 1 ? nullptr : order_of(element);
   parallel_for(l + 1, 1, [&](size_t begin, size_t end) {
     for (size_t k = begin; k < end; ++k) {
       const size_t at = k == l ? all - 1 : k;
@@ -328,7 +332,7 @@ void Rns::key_product(const uint64_t* digits, size_t l, const uint64_t* key, uin
       sum.x_step = (l + 1) * n_;
       sum.y_step = 2 * all * n_;
       sum.count = l;
-      sum.order = order.empty() ? nullptr : order.data();
+      sum.order = order;
       uint64_t* const to[2] = {out + k * n_, out + (l + 1 + k) * n_};
       rns::multiply_sum(sum, to, n_, primes_[at], quick);
     }

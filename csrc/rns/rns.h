@@ -9,7 +9,7 @@
 #include <complex>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <map>
 #include <mutex>
 #include <vector>
 
@@ -76,7 +76,7 @@ class Rns {
   void decode(const double* coefficients, double scale, std::complex<double>* slots, size_t rows) const;
 
  private:
-  std::vector<uint32_t> order_of(uint64_t element) const;
+  const uint32_t* order_of(uint64_t element) const;
   void divide(const uint64_t* a, size_t rows, size_t l, size_t last, uint64_t* out) const;
   void make_embedding() const;
 
@@ -84,6 +84,10 @@ class Rns {
   int log_n_;
   bool narrow_;  // every prime is below 2^50
   std::vector<Prime> primes_;
+  // Orders of automorphisms, kept: a rotation is used again and again. Addresses stay valid.
+  std::vector<uint32_t> reversed_;
+  mutable std::mutex orders_lock_;
+  mutable std::map<uint64_t, std::vector<uint32_t>> orders_;
   // Roots of the embedding are made when they are first needed.
   mutable std::once_flag embedding_made_;
   mutable std::vector<std::complex<double>> roots_;
