@@ -132,6 +132,13 @@ class Multiplication:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """Source `name`: the segment of that name itself, where composing it with what follows would be too large."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Showing:
     """Output `name` shows a segment."""
 
@@ -151,17 +158,19 @@ class Circuit:
         Largest magnitude of each source, by what is public.
     segments : dict of str to Segment
         In the order they are needed; so each segment's sources come before it.
-    steps : list of Activation, Multiplication or Showing
+    steps : list of Activation, Multiplication, Holding or Showing
         In the order of the nodes, outputs last.
     """
 
     sources: dict[str, ir.Shape] = field(default_factory=dict)
     bounds: dict[str, float] = field(default_factory=dict)
     segments: dict[str, Segment] = field(default_factory=dict)
-    steps: list[Activation | Multiplication | Showing] = field(default_factory=list)
+    steps: list[Activation | Multiplication | Holding | Showing] = field(default_factory=list)
 
 
-def trace(architecture: ir.Architecture, parameters: Mapping[str, Mapping[str, Array]] | None = None) -> Circuit:
+def trace(
+    architecture: ir.Architecture, parameters: Mapping[str, Mapping[str, Array]] | None = None
+) -> Circuit:
     """Compose what is affine.
 
     Parameters
@@ -189,10 +198,10 @@ def trace(architecture: ir.Architecture, parameters: Mapping[str, Mapping[str, A
     values: dict[str, Affine] = {}
     taken = set(shapes)
 
-    def source(name: str, bound: float) -> None:
-        circuit.sources[name] = shapes[name]
+    def source(name: str, bound: float, shape: ir.Shape) -> None:
+        circuit.sources[name] = shape
         circuit.bounds[name] = bound
-        values[name] = Affine(shapes[name], {name: _identity(math.prod(shapes[name]), valued)})
+        values[name] = Affine(shape, {name: _identity(math.prod(shape), valued)})
 
     def request(name: str, node: str, value: Affine, bound: float) -> str:
         if not value.parts:
@@ -204,7 +213,7 @@ def trace(architecture: ir.Architecture, parameters: Mapping[str, Mapping[str, A
         return name
 
     for given in architecture.inputs:
-        source(given.name, max(abs(given.low), abs(given.high)))
+        source(given.name, max(abs(given.low), abs(given.high)), given.shape)
     for node in architecture.nodes:
         name, op, xs = node.name, node.op, [values[i] for i in node.inputs]
         match op:
@@ -216,19 +225,26 @@ def trace(architecture: ir.Architecture, parameters: Mapping[str, Mapping[str, A
                     continue
                 held = request(f"{name}:t", name, xs[0].scaled(factor, offset), 1.0)
                 circuit.steps.append(Activation(name, held, op.coefficients))
-                source(name, sum(map(abs, op.coefficients)))
+                source(name, sum(map(abs, op.coefficients)), shapes[name])
             case ir.Mul():
-                held, bound = [], 1.0
+                factors: list[str] = []
+                bound = 1.0
                 for k, x in enumerate(xs[: 1 if node.inputs[0] == node.inputs[1] else 2]):
                     reach = declared if x.direct is None else circuit.bounds[x.direct]
-                    held.append(request(f"{name}:{'ab'[k]}", name, x, reach))
+                    factors.append(request(f"{name}:{'ab'[k]}", name, x, reach))
                     bound *= reach
-                square = len(held) == 1
-                circuit.steps.append(Multiplication(name, held[0], held[-1]))
-                source(name, bound * bound if square else bound)
+                square = len(factors) == 1
+                circuit.steps.append(Multiplication(name, factors[0], factors[-1]))
+                source(name, min(bound * bound if square else bound, declared), shapes[name])
             case _:
                 secret = parameters.get(name, {}) if parameters is not None else None
-                values[name] = _apply(name, op, xs, shapes[name], secret)
+                try:
+                    values[name] = _apply(name, op, xs, shapes[name], secret)
+                except _TooLarge:
+                    held = request(f"{name}:x", name, xs[0], declared)
+                    circuit.steps.append(Holding(held))
+                    source(held, declared, xs[0].shape)
+                    values[name] = _apply(name, op, [values[held]], shapes[name], secret)
     shown: dict[str, str] = {}
     for output in architecture.outputs:
         x = values[output.value]
@@ -258,16 +274,16 @@ def _apply(
             if secret is not None:
                 axis = reference.bias_axis(op, len(shape) + 1) - 1
                 bias = bias + reference.along(secret["bias"], axis, len(shape))
-            y = _compose(node, m, x, shape)
+            y = _compose(m, x, shape)
             return Affine(shape, y.parts, bias.reshape(-1) if y.bias is None else y.bias + bias.reshape(-1))
         case ir.AvgPool2d() | ir.Sum():
-            return _compose(node, _matrix(node, op, x.shape, secret), x, shape)
+            return _compose(_matrix(node, op, x.shape, secret), x, shape)
         case ir.Gather() | ir.Transpose():
             numbers = np.arange(1.0, math.prod(x.shape) + 1).reshape(1, *x.shape)
             taken = reference.apply(op, {}, [numbers]).reshape(-1).astype(np.int64) - 1
             rows = np.nonzero(taken >= 0)[0].astype(np.int32)
             ones = np.ones(rows.size) if valued else None
-            return _compose(node, Matrix(rows, taken[rows].astype(np.int32), ones), x, shape)
+            return _compose(Matrix(rows, taken[rows].astype(np.int32), ones), x, shape)
         case ir.Reshape():
             return Affine(shape, x.parts, x.bias)
         case ir.Multiply():
@@ -311,11 +327,11 @@ def _matrix(node: str, op: ir.Op, shape: ir.Shape, secret: Mapping[str, Array] |
             flat = np.arange(math.prod(shape))
             values = None
             if weight is not None:
-                values = np.broadcast_to(reference.along(weight, op.axis - 1, len(shape)), shape)
+                values = np.broadcast_to(reference.along(weight, op.axis - 1, len(shape)), shape).reshape(-1)
             return _entries(flat, flat, values)
         case ir.Sum():
-            k = op.axis - 1
-            before, held, after = math.prod(shape[:k]), shape[k], math.prod(shape[k + 1 :])
+            axis = op.axis - 1
+            before, held, after = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
             b, h, a = np.ogrid[:before, :held, :after]
             values = None if secret is None else np.ones((before, held, after))
             return _entries(b * after + a, (b * held + h) * after + a, values)
@@ -388,26 +404,31 @@ def _identity(size: int, valued: bool) -> Matrix:
     return Matrix(flat, flat, np.ones(size) if valued else None, identity=True)
 
 
-def _compose(node: str, m: Matrix, x: Affine, shape: ir.Shape) -> Affine:
+def _compose(m: Matrix, x: Affine, shape: ir.Shape) -> Affine:
     """``m`` after `x`."""
-    parts = {k: m if part.identity else _product(node, m, part) for k, part in x.parts.items()}
+    parts = {k: m if part.identity else _product(m, part) for k, part in x.parts.items()}
     bias = None
     if x.bias is not None:
         rows = math.prod(shape)
         bias = np.zeros(rows)
         if m.values is not None:
-            bias = np.bincount(m.rows, weights=m.values * x.bias[m.columns], minlength=rows)
+            bias = _added(m.rows, m.values * x.bias[m.columns], rows)
     return Affine(shape, {k: part for k, part in parts.items() if part.count}, bias)
 
 
-def _product(node: str, a: Matrix, b: Matrix) -> Matrix:
+class _TooLarge(Exception):
+    """A product would have too many entries; its factors have not."""
+
+
+def _product(a: Matrix, b: Matrix) -> Matrix:
     """Sparse product: each entry (r, k) of `a` meets all entries of row k of `b`."""
     rows = int(max(b.rows.max(initial=-1), a.columns.max(initial=-1))) + 1
     lengths = np.bincount(b.rows, minlength=rows)
     starts = np.cumsum(lengths) - lengths
     counts = lengths[a.columns]
     total = int(counts.sum())
-    _cap(node, total)
+    if total > MAX_NONZEROS:
+        raise _TooLarge
     order = np.argsort(b.rows, kind="stable")
     first = np.repeat(starts[a.columns] - (np.cumsum(counts) - counts), counts)
     met = order[first + np.arange(total)]
@@ -417,12 +438,16 @@ def _product(node: str, a: Matrix, b: Matrix) -> Matrix:
     return _merge(np.repeat(a.rows, counts), b.columns[met], values)
 
 
+def _added(where: npt.NDArray[np.signedinteger], values: Array, size: int) -> Array:
+    return np.bincount(where, weights=values, minlength=size).astype(np.float64, copy=False)
+
+
 def _merge(rows: Indices, columns: Indices, values: Array | None) -> Matrix:
     """Add up entries of one position."""
     width = int(columns.max(initial=0)) + 1
     keys, where = np.unique(rows.astype(np.int64) * width + columns, return_inverse=True)
     if values is not None:
-        values = np.bincount(where.reshape(-1), weights=values, minlength=keys.size)
+        values = _added(where.reshape(-1), values, keys.size)
     return Matrix((keys // width).astype(np.int32), (keys % width).astype(np.int32), values)
 
 

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privinfer.backends.ckks.affine import Matrix
-from privinfer.backends.ckks.layout import Indices, Layout, Values, grid, input_layout, power_of_two
+from privinfer.backends.ckks.layout import Indices, Layout, Values, grid, input_layout
 from privinfer.graph.operators import Shape
 
 
@@ -83,8 +83,8 @@ class Costs:
 COSTS: Final = Costs()
 NOMINAL_LIMBS: Final = 4  # of a linear step between two refreshes: what layouts are chosen for
 _MOST_CANDIDATES: Final = 40
-_CLOSER: Final = 6  # candidates that are looked at with what comes after them
-_WORK: Final = 200_000_000  # entries looked at for one choice
+_CLOSER: Final = 6  # candidates whose baby and giant steps are looked for, with what comes after them
+_SAMPLE: Final = 30_000  # entries by which candidates are compared; the one chosen is then worked out in full
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,8 +155,15 @@ class Diagonals:
 
 
 def _distinct(where: Indices, step: Indices, slots: int) -> int:
-    keys = (where * slots + step)[step != 0]
-    return int(np.unique(keys).size)
+    """Pairs with a step other than 0."""
+    keys = where * slots + step
+    size = int(where.max(initial=0) + 1) * slots
+    if size > 1 << 20:
+        return int(np.unique(keys[step != 0]).size)
+    flags = np.zeros(size, dtype=bool)
+    flags[keys] = True
+    flags[::slots] = False
+    return int(np.count_nonzero(flags))
 
 
 # -- diagonals of a given layout -------------------------------------------------------------------
@@ -236,18 +243,19 @@ def split(
     folded = folds(sources, result)
     free = np.zeros(slots, dtype=bool)
     free[[0, *(s % slots for s in known), *(s % slots for s in folded)]] = True
-    best: tuple[float, Indices, Indices] | None = None
+    had = int(np.count_nonzero(free))
+    best: tuple[float, Indices, Indices] = math.inf, c.step, c.step
     for giant, baby in _splits(c, slots):
         b, g = baby % slots, giant % slots
-        new = np.unique(np.concatenate([b, g]))
+        asked = free.copy()
+        asked[b] = asked[g] = True
         price = (
             _distinct(c.input, b, slots) * costs.baby
             + _distinct(c.output, g, slots) * costs.giant
-            + int((~free[new]).sum()) * costs.key
+            + (int(np.count_nonzero(asked)) - had) * costs.key
         )
-        if best is None or price < best[0] - 1e-9:
+        if price < best[0] - 1e-9:
             best = price, g, b
-    assert best is not None
     _, g, b = best
     order = np.lexsort((b, c.input, g, c.output))
     return Diagonals(tuple(sources), result, c.output[order], c.input[order], g[order], b[order], folded)
@@ -307,7 +315,8 @@ def diagonal_values(matrices: Sequence[Matrix], plan: Diagonals, *, rotated: boo
     order = np.argsort(planned)
     first = 0
     for source, m in zip(plan.sources, matrices, strict=True):
-        assert m.values is not None
+        if m.values is None:
+            raise ValueError("a structure has no values")
         output, given, step, _ = _keys(source, plan.result, m, first)
         row = order[np.searchsorted(planned[order], (output * inputs + given) * slots + step)]
         if source.period >= plan.result.period:  # the diagonal's step decides which slot of the coset works
@@ -395,6 +404,49 @@ def _choices(free: list[int], need: int, top: int, limit: int) -> Iterator[tuple
     yield from itertools.islice(dict.fromkeys([*mixed, *others]), limit)
 
 
+def sample(m: Matrix) -> Matrix:
+    """All entries of some rows, the same at everybody: enough to tell good layouts from bad ones."""
+    every = -(-m.count // _SAMPLE)
+    if every <= 1:
+        return m
+    kept = (m.rows.astype(np.uint32) * np.uint32(2654435761) >> np.uint32(8)) % np.uint32(every) == 0
+    return Matrix(m.rows[kept], m.columns[kept], None)
+
+
+def ranked(
+    shape: Shape,
+    sources: Sequence[Layout],
+    shapes: Sequence[Shape],
+    samples: Sequence[Matrix],
+    costs: Costs,
+    known: Collection[int] = (),
+) -> list[tuple[float, Layout]]:
+    """Best layouts of a segment's result by what the segment itself about costs, with that cost.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the result.
+    sources, shapes, samples : sequence
+        Layout, shape and sampled matrix of each source.
+    costs : Costs
+        At the segment's ring and limbs.
+    known : collection of int
+        Steps there are Galois keys for anyway.
+    """
+    tried: list[tuple[float, int, Layout, Classes]] = []
+    for layout in candidates(shape, sources, shapes, _MOST_CANDIDATES):
+        c = classes(sources, layout, samples)
+        bound = c.count * costs.diagonal + len(folds(sources, layout)) * layout.ciphertexts * costs.fold
+        tried.append((bound + 2 * math.sqrt(c.count * costs.baby * costs.giant), len(tried), layout, c))
+    tried.sort(key=lambda t: t[:2])
+    found = []
+    for _, _, layout, c in tried[:_CLOSER]:
+        plan = split(sources, layout, c, costs, known)
+        found.append((plan.cost(costs) + len(plan.rotations.difference(known)) * costs.key, layout))
+    return found
+
+
 def choose(
     shape: Shape,
     sources: Sequence[Layout],
@@ -408,36 +460,14 @@ def choose(
 
     Parameters
     ----------
-    shape : tuple of int
-        Of the result.
-    sources, shapes, matrices : sequence
-        Layout, shape and matrix of each source.
-    costs : Costs
-        At the segment's ring and limbs.
-    known : collection of int
-        Steps there are Galois keys for anyway.
+    shape, sources, shapes, matrices, costs, known
+        As of :func:`ranked`, with whole matrices.
     ahead : callable, optional
         What it costs the steps after this one if the result lies so.
     """
-    entries = sum(m.count for m in matrices)
-    limit = int(min(_MOST_CANDIDATES, max(4, _WORK // max(entries, 1))))
-    tried = []
-    for layout in candidates(shape, sources, shapes, limit):
-        c = classes(sources, layout, matrices)
-        bound = c.count * costs.diagonal + len(folds(sources, layout)) * layout.ciphertexts * costs.fold
-        tried.append((bound + 2 * math.sqrt(c.count * costs.baby * costs.giant), len(tried), layout, c))
-    tried.sort(key=lambda t: t[:2])
-    best: tuple[float, Diagonals] | None = None
-    for _, _, layout, c in tried[:_CLOSER]:
-        plan = split(sources, layout, c, costs, known)
-        price = plan.cost(costs) + len(plan.rotations.difference(known)) * costs.key
-        price += ahead(layout) if ahead is not None else 0.0
-        if best is None or price < best[0] - 1e-9:
-            best = price, plan
-    assert best is not None
-    return best[1]
-
-
-def dense(size: int, slots: int) -> Layout:
-    """Numbers in order, repeated at the smallest power of two that holds them."""
-    return Layout.at(np.arange(size), slots, min(power_of_two(size), slots))
+    best: tuple[float, Layout] = math.inf, sources[0]
+    for own, layout in ranked(shape, sources, shapes, [sample(m) for m in matrices], costs, known):
+        price = own + (ahead(layout) if ahead is not None else 0.0)
+        if price < best[0] - 1e-9:
+            best = price, layout
+    return diagonalise(sources, best[1], matrices, costs, known)

@@ -17,26 +17,17 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import cbor2
-import numpy as np
 
-from privinfer.backends.ckks.affine import Activation, Circuit, Matrix, Multiplication, Showing, trace
-from privinfer.backends.ckks.diagonals import (
-    COSTS,
-    NOMINAL_LIMBS,
-    Costs,
-    Diagonals,
-    choose,
-    diagonal_values,
-    diagonalise,
-)
-from privinfer.backends.ckks.layout import Layout, Values, input_layout
+from privinfer.backends.ckks.affine import Activation, Circuit, Showing, trace
+from privinfer.backends.ckks.diagonals import COSTS, NOMINAL_LIMBS, Costs, Diagonals, diagonal_values
+from privinfer.backends.ckks.layout import Layout, Values
+from privinfer.backends.ckks.placing import Placing, price
 from privinfer.backends.ckks.schedule import (
     REFRESH_LIMBS,
     Operation,
     Schedule,
     holder_of,
     operations,
-    relaid,
     schedule,
 )
 from privinfer.errors import ConfigError, PrecisionError
@@ -120,7 +111,7 @@ class Refresh:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An output as its receiver gets it: the value `value` at `level` limbs, switched to the receiver's key."""
+    """An output as its receiver gets it: `value` at `level` limbs, switched to the receiver's key."""
 
     name: str
     value: str
@@ -343,22 +334,21 @@ def make_plan(
         Parameters(n, levels) for n in RINGS for levels in range(2, most_levels(n) + 1)
     ]  # fmt: skip
     fitting: list[tuple[Parameters, Schedule]] = []
-    failure: PrecisionError | None = None
+    failure = PrecisionError("no parameters were offered")
     for p in offered:
         try:
             fitting.append((p, schedule(made_by, shown, p.levels)))
         except PrecisionError as e:
             failure = e
     if not fitting:
-        assert failure is not None
         raise failure
     # the diagonals of the smallest ring tell which parameters are cheapest: a larger ring needs about as many
     base = fitting[0][0].n
-    placed = _Placing(circuit, made_by, base // 2, costs.at(base, NOMINAL_LIMBS))
-    priced = [(_price(circuit, made_by, placed, p, s, costs), k) for k, (p, s) in enumerate(fitting)]
+    placed = Placing(circuit, made_by, base // 2, costs.at(base, NOMINAL_LIMBS))
+    priced = [(price(circuit, made_by, placed, p, s, costs), k) for k, (p, s) in enumerate(fitting)]
     p, s = fitting[min(priced)[1]]
     if p.n != base:
-        placed = _Placing(circuit, made_by, p.slots, costs.at(p.n, NOMINAL_LIMBS))
+        placed = Placing(circuit, made_by, p.slots, costs.at(p.n, NOMINAL_LIMBS))
     steps = _steps(architecture, circuit, made_by, placed, p, s, threshold, output_error)
     linear = [s.start[name] for name, op in made_by.items() if op.kind == "linear"]
     return Plan(
@@ -371,124 +361,15 @@ def make_plan(
         {name: placed.layouts[name] for name in made_by},
         {name: s.used[name] for name in made_by},
         {name: placed.diagonals[name] for name, op in made_by.items() if op.kind == "linear"},
-        _price(circuit, made_by, placed, p, s, costs) / 1000,
+        price(circuit, made_by, placed, p, s, costs) / 1000,
     )
-
-
-class _Placing:
-    """Layouts and diagonals of all values, segment by segment, each with a look at those that follow."""
-
-    def __init__(self, circuit: Circuit, made_by: dict[str, Operation], slots: int, costs: Costs) -> None:
-        self.circuit, self.costs, self.slots = circuit, costs, slots
-        self.made_by = made_by
-        self.layouts: dict[str, Layout] = {}
-        self.diagonals: dict[str, Diagonals] = {}
-        self.steps: set[int] = set()
-        self._moved = relaid(circuit)
-        for name, op in made_by.items():
-            if op.kind == "input":
-                self.layouts[name] = input_layout(circuit.sources[name], slots)
-        for step in circuit.steps:
-            match step:
-                case Activation() if step.name in made_by:
-                    self.layouts[step.name] = self._held(step.argument, step.name)
-                case Multiplication() if step.name in made_by:
-                    first, second = step.first, step.second
-                    if self._is_direct(second) and not self._is_direct(first):
-                        first, second = second, first
-                    layout = self._held(first, step.name)
-                    self._held(second, step.name, layout)
-                    self.layouts[step.name] = layout
-                case Showing():
-                    self._held(step.shown, None)
-
-    def _is_direct(self, segment: str) -> bool:
-        return self.circuit.segments[segment].direct is not None and segment not in self._moved
-
-    def _parts(self, segment: str) -> tuple[list[str], list[Matrix]]:
-        parts = self.circuit.segments[segment].value.parts
-        return list(parts), list(parts.values())
-
-    def _held(self, name: str, source: str | None, forced: Layout | None = None) -> Layout:
-        """Layout of the value that holds a segment; `source` is what becomes of it."""
-        if name in self.layouts:
-            return self.layouts[name]
-        segment = self.circuit.segments[name]
-        if segment.direct and name not in self._moved:
-            return self.layouts[segment.direct]
-        names, matrices = self._parts(name)
-        layouts = [self.layouts[k] for k in names]
-        if forced is not None:
-            plan = diagonalise(layouts, forced, matrices, self.costs, self.steps)
-        else:
-            shapes = [self.circuit.sources[k] for k in names]
-            after = [] if source is None else self._after(source)
-
-            def ahead(layout: Layout) -> float:
-                return sum(self._glance(s, str(source), layout) for s in after)
-
-            shape = segment.value.shape
-            plan = choose(shape, layouts, shapes, matrices, self.costs, self.steps, ahead if after else None)
-        self.steps |= plan.rotations
-        self.layouts[name], self.diagonals[name] = plan.result, plan
-        return plan.result
-
-    def _after(self, source: str) -> list[str]:
-        return [
-            name
-            for name, segment in self.circuit.segments.items()
-            if source in segment.value.parts and name in self.made_by
-        ]
-
-    def _glance(self, name: str, source: str, layout: Layout) -> float:
-        """About what a segment costs with this source at such places, as if it had no other."""
-        segment = self.circuit.segments[name]
-        m = segment.value.parts[source]
-        shape = self.circuit.sources[source]
-        return choose(segment.value.shape, [layout], [shape], [m], self.costs, self.steps).cost(self.costs)
-
-
-def _price(
-    circuit: Circuit,
-    made_by: dict[str, Operation],
-    placed: _Placing,
-    p: Parameters,
-    s: Schedule,
-    costs: Costs,
-) -> float:
-    """Milliseconds a row."""
-    degrees = {x.name: len(x.coefficients) - 1 for x in circuit.steps if isinstance(x, Activation)}
-    total = s.rounds * costs.round
-    for name, op in made_by.items():
-        at, count = costs.at(p.n, s.start[name]), placed.layouts[name].ciphertexts
-        if op.kind == "linear":
-            total += placed.diagonals[name].cost(at)
-        elif op.kind == "activation":
-            total += count * at.product * products(degrees[name])
-        elif op.kind == "product":
-            total += count * at.product
-        if name in s.refreshed:
-            total += count * costs.at(p.n, s.used[name]).refresh
-    return total
-
-
-def products(degree: int) -> int:
-    """Products of ciphertexts in a polynomial: doublings, and those of ``p = q T_m + r``."""
-
-    def joined(d: int) -> int:
-        if d < 2:
-            return 0
-        m = 1 << (d.bit_length() - 1)
-        return joined(m - 1) + (1 + joined(d - m) if d > m else 0)
-
-    return max(0, degree.bit_length() - 1) + joined(degree)
 
 
 def _steps(
     architecture: ir.Architecture,
     circuit: Circuit,
     made_by: dict[str, Operation],
-    placed: _Placing,
+    placed: Placing,
     p: Parameters,
     s: Schedule,
     threshold: int,
@@ -524,7 +405,7 @@ def _step(circuit: Circuit, name: str, op: Operation, s: Schedule) -> Step:
 def _refreshed(
     circuit: Circuit,
     made_by: dict[str, Operation],
-    placed: _Placing,
+    placed: Placing,
     p: Parameters,
     s: Schedule,
     name: str,
@@ -539,7 +420,9 @@ def _refreshed(
             f"masks of {masks.mask_bits(p, bits)} bits at {REFRESH_LIMBS} limbs",
             hint="fewer comparison bits in the declared precision, or fewer key holders",
         )
-    return Refreshed(name, placed.layouts[name].ciphertexts, Span(REFRESH_LIMBS, s.used[name], threshold, bits))
+    return Refreshed(
+        name, placed.layouts[name].ciphertexts, Span(REFRESH_LIMBS, s.used[name], threshold, bits)
+    )
 
 
 # -- weights ---------------------------------------------------------------------------------------
@@ -558,8 +441,3 @@ def weights(plan: Plan, model: ir.Model) -> Iterator[tuple[str, Weights]]:
             value, d = circuit.segments[step.name].value, plan.diagonals[step.name]
             bias = None if value.bias is None else d.result.pack(value.bias)
             yield step.name, Weights(diagonal_values([value.parts[k] for k in step.inputs], d), bias)
-
-
-def unpacked(layout: Layout, rows: Values) -> Values:
-    """Numbers (rows, size) of decrypted slots (rows, ciphertexts, S)."""
-    return layout.unpack(np.asarray(rows))

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from privinfer.backends.ckks.affine import Activation, Circuit, Multiplication, Showing
+from privinfer.backends.ckks.affine import Activation, Circuit, Holding, Multiplication, Showing
 from privinfer.errors import PrecisionError
 
-REFRESH_LIMBS: Final = 3  # masks have to hide 40 bits more than the message; PROTOCOLS: q_low > 2 (n + 1) max |M|
+REFRESH_LIMBS: Final = (
+    3  # masks have to hide 40 bits more than the message; PROTOCOLS: q_low > 2 (n + 1) max |M|
+)
 REVEAL_LIMBS: Final = 2  # values and smudging beyond one prime
 
 Kind = Literal["input", "linear", "activation", "product"]
@@ -106,6 +108,8 @@ def operations(circuit: Circuit) -> dict[str, Operation]:
             case Multiplication():
                 pair = dict.fromkeys((hold(step.first), hold(step.second)))
                 found[step.name] = Operation("product", 1, tuple(pair), step.name)
+            case Holding():
+                hold(step.name)
             case Showing():
                 wanted.append(hold(step.shown))
     needed: set[str] = set()
@@ -138,7 +142,7 @@ def schedule(made_by: Mapping[str, Operation], shown: Iterable[str], levels: int
     for name in shown:
         s.used[name] = REVEAL_LIMBS
     refreshed = []
-    for name, op in reversed(made_by.items()):
+    for name, op in reversed(list(made_by.items())):
         used = s.used.get(name, REVEAL_LIMBS)
         fits = used <= levels
         if op.kind == "linear":
