@@ -46,10 +46,14 @@ def fit(curve: Curve, low: float, high: float, degree: int) -> Fit:
     y = np.asarray(curve((high - low) / 2 * t + (high + low) / 2), dtype=np.float64)
     basis = series.chebvander(t, degree)
     best = np.linalg.lstsq(basis, y, rcond=None)[0]
-    least = float(np.abs(y - basis @ best).max())
+    left = y - basis @ best
+    least = float(np.abs(left).max())
     alternating = (-1.0) ** np.arange(degree + 2)
-    chosen = np.rint(np.linspace(0, GRID - 1, degree + 2)).astype(int)
+    # what is left by least squares changes its sign degree + 1 times: it is at right angles to the basis
+    chosen = _exchange(left, degree + 2)
     for _ in range(ROUNDS):
+        if chosen is None:
+            break
         system = np.column_stack([basis[chosen], alternating])
         try:
             *c, level = np.linalg.solve(system, y[chosen])
@@ -61,10 +65,7 @@ def fit(curve: Curve, low: float, high: float, degree: int) -> Fit:
             best, least = np.array(c), worst
         if worst <= abs(level) * (1 + SETTLED):
             break
-        after = _exchange(left, degree + 2)
-        if after is None:
-            break
-        chosen = after
+        chosen = _exchange(left, degree + 2)
     kept = np.where(np.abs(best) > NOTHING * np.abs(best).max(initial=1e-300), best, 0.0)
     while len(kept) > 2 and kept[-1] == 0:
         kept = kept[:-1]
