@@ -134,7 +134,9 @@ def main() -> None:
             original, rows, labels=y, degree=DEGREE, epochs=epochs, rate=rate, held_out=0.1, seed=SEED
         )
         found = loss(validation.y, logits(made, validation.inputs()))
-        print(f"{epochs} epochs at {rate:g}: validation loss {found:.4f}, {time.perf_counter() - start:.0f} s")
+        print(
+            f"{epochs} epochs at {rate:g}: validation loss {found:.4f}, {time.perf_counter() - start:.0f} s"
+        )
         print(report)
         if best is None or found < best[0]:
             best = found, made, report, (epochs, rate)

@@ -47,7 +47,9 @@ class Curve:
     def name(self) -> str:
         """What it is made of, such as ``relu`` or ``sigmoid``."""
         curved = [n.op for n in self.nodes if not isinstance(n.op, STRAIGHT | ir.Add)]
-        return " ".join(op.name if isinstance(op, ir.Function) else type(op).__name__.lower() for op in curved)
+        return " ".join(
+            op.name if isinstance(op, ir.Function) else type(op).__name__.lower() for op in curved
+        )
 
     def __call__(self, x: ir.Array) -> ir.Array:
         """Values at `x`, in float64."""
@@ -96,11 +98,15 @@ def find(architecture: ir.Architecture) -> dict[str, Curve]:
 
 
 def replaced(
-    architecture: ir.Architecture, parameters: ir.Parameters, by: Mapping[str, ir.Polynomial], curves: Mapping[str, Curve]
+    architecture: ir.Architecture,
+    parameters: ir.Parameters,
+    by: Mapping[str, ir.Polynomial],
+    curves: Mapping[str, Curve],
 ) -> rewrite.Pair:
     """The graph with a polynomial of its source in the place of each curve."""
     nodes = tuple(
-        ir.Node(n.name, by[n.name], (curves[n.name].source,)) if n.name in by else n for n in architecture.nodes
+        ir.Node(n.name, by[n.name], (curves[n.name].source,)) if n.name in by else n
+        for n in architecture.nodes
     )
     return rewrite.remove_dead(dataclasses.replace(architecture, nodes=nodes, tables=()), parameters)
 

@@ -21,7 +21,7 @@ from privinfer.graph import ir, torch_run
 Array = npt.NDArray[np.float64]
 Order = npt.NDArray[np.intp]
 
-BATCH = 128
+BATCH = 64
 KEEP = 0.75  # of a polynomial's range: what lies further out is pulled back
 PULL = 10.0
 STEEPEST = 1.0  # norm of a gradient that is followed
@@ -55,7 +55,13 @@ def shuffled(count: int, seed: int, turn: int) -> Order:
 
 
 def tune(
-    architecture: ir.Architecture, parameters: ir.Parameters, task: Task, *, epochs: int, seed: int, rate: float
+    architecture: ir.Architecture,
+    parameters: ir.Parameters,
+    task: Task,
+    *,
+    epochs: int,
+    seed: int,
+    rate: float,
 ) -> ir.Parameters:
     """Weights that bring the outputs closer to their targets, and keep values inside polynomials' ranges.
 

@@ -486,7 +486,6 @@ def _polynomial(name: str) -> Function:
     return Function("a polynomial", lambda x: chebyshev(low, high, coefficients, x), bound, rounding=rounding)
 
 
-
 def get(name: str) -> Function:
     """Find a function by its name; ModelUnsupported where there is none."""
     if name.startswith(_POLYNOMIAL):

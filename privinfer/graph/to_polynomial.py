@@ -113,8 +113,12 @@ class PolynomialReport:
             lines.append(
                 f"accuracy {self.before:.4f} before, {self.untuned:.4f} untuned, {self.after:.4f} after"
             )
-        lines.append(f"decides as before on {self.agreement:.4f} of rows, untuned {self.agreement_untuned:.4f}")
-        lines.append(f"outputs differ by at most {self.difference:.3g}; {self.outside} rows left their ranges")
+        lines.append(
+            f"decides as before on {self.agreement:.4f} of rows, untuned {self.agreement_untuned:.4f}"
+        )
+        lines.append(
+            f"outputs differ by at most {self.difference:.3g}; {self.outside} rows left their ranges"
+        )
         return "\n".join(lines)
 
 
@@ -418,7 +422,9 @@ def _decided(model: ir.Model, outputs: Mapping[str, Array]) -> dict[str, Array]:
     found = {}
     for name, y in outputs.items():
         if y[0].size == 1:
-            found[name] = (y.reshape(len(y), 1) > (0.5 if _probability(model.architecture, name) else 0.0)) * 1
+            found[name] = (
+                y.reshape(len(y), 1) > (0.5 if _probability(model.architecture, name) else 0.0)
+            ) * 1
         else:
             found[name] = y.argmax(axis=-1).reshape(len(y), -1)
     return found
