@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privinfer.errors import PrecisionError
-from privinfer.graph import functions, ir
+from privinfer.graph import chebyshev, functions, ir
 from privinfer.graph.emitter import Emitter as Builder
 from privinfer.graph.emitter import Wanted
 from privinfer.graph.fixedpoint import (
@@ -104,7 +104,7 @@ def polynomial(b: Builder, x: int, op: ir.Polynomial, node: str) -> int:
     """Look up, clamped to the range, within a unit in the last place of the largest value."""
     largest = sum(map(abs, op.coefficients))
     error = 2.0**-b.f * max(1.0, largest)
-    name = functions.polynomial(op.low, op.high, op.coefficients)
+    name = chebyshev.name(op.low, op.high, op.coefficients)
     return function(b, x, ir.Function(name, op.low, op.high, error), node)
 
 

@@ -35,7 +35,7 @@ def to_onnx(model: ir.Model) -> onnx.ModelProto:
     Returns
     -------
     onnx.ModelProto
-        With the ranges of its inputs in the metadata. ``proto.SerializeToString()`` are the bytes of the file.
+        With the ranges of its inputs in the metadata. Its ``SerializeToString()`` is the file.
 
     Raises
     ------
@@ -111,8 +111,8 @@ class _Writer:
                 weight = self.weight(f"{node.name}.weight", own["weight"])
                 bias = self.weight(f"{node.name}.bias", own["bias"])
                 self.emit(
-                    "Conv", [*xs, weight, bias], y, kernel_shape=op.kernel, strides=op.stride, pads=op.padding,
-                    dilations=op.dilation, group=op.groups, **at,
+                    "Conv", [*xs, weight, bias], y, kernel_shape=op.kernel, strides=op.stride,
+                    pads=op.padding, dilations=op.dilation, group=op.groups, **at,
                 )  # fmt: skip
             case ir.Scale():
                 shape = [-1 if k == op.axis else 1 for k in range(rank)][1:]

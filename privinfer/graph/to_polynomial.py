@@ -1,4 +1,4 @@
-"""From a model with ReLUs, sigmoids and their like to one with polynomials, which homomorphic schemes compute.
+"""From a model with ReLUs, sigmoids and their like to one with polynomials, for homomorphic schemes.
 
 Public afterwards are the degree and the range of each polynomial, and its coefficients, which follow from
 these two and the function that was there. Ends of ranges are powers of two. Everything that was learnt stays
@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from privinfer.errors import ConfigError, InputError, ModelUnsupported, PrecisionError
-from privinfer.graph import activations, finetune, ir, minimax, ranges, reference
+from privinfer.graph import activations, decisions, finetune, ir, minimax, ranges, reference
 from privinfer.graph.lower import compile_program
+from privinfer.graph.operators import MAX_DEGREE
 
 Array = npt.NDArray[np.float64]
-Labels = Mapping[str, npt.NDArray[np.int64]]
 Span = tuple[float, float]
 
 MARGIN = 1.25  # of ranges over what was seen
@@ -193,7 +193,7 @@ def to_polynomial(
         architecture = activations.averaged(architecture)
     curves = activations.find(architecture)
     activations.check_kept(architecture, curves)
-    classes = _classes(model, labels, count)
+    classes = decisions.classes(model, labels, count)
 
     order = finetune.shuffled(count, seed, 0)
     train, test = order[kept_out:], order[:kept_out]
@@ -205,7 +205,7 @@ def to_polynomial(
         _taken(rows, train),
         _taken(targets, train),
         {k: v[train] for k, v in classes.items()},
-        frozenset(k for k in classes if not _probability(model.architecture, k)),
+        frozenset(k for k in classes if not decisions.probability(model.architecture, k)),
     )
     for turn in range(ROUNDS):
         share = epochs if turn == 0 else math.ceil(epochs / 4)
@@ -225,11 +225,11 @@ def to_polynomial(
         activations=work.told(made, rows),
         trained=len(train),
         held_out=len(test),
-        before=_accuracy(model, wanted, right),
-        untuned=_accuracy(model, untuned, right),
-        after=_accuracy(model, answers, right),
-        agreement_untuned=_agreement(model, untuned, wanted),
-        agreement=_agreement(model, answers, wanted),
+        before=decisions.accuracy(model, wanted, right),
+        untuned=decisions.accuracy(model, untuned, right),
+        after=decisions.accuracy(model, answers, right),
+        agreement_untuned=decisions.agreement(model, untuned, wanted),
+        agreement=decisions.agreement(model, answers, wanted),
         difference=max(float(np.abs(answers[k] - wanted[k]).max()) for k in wanted),
         outside=outside,
         basis=made.architecture.precision.basis,
@@ -261,9 +261,9 @@ class _Work:
             found = minimax.smallest(curve, low, high, self.error)
             if found[1] > self.error:
                 raise ModelUnsupported(
-                    f"node {name!r} ({curve.name}): no polynomial of degree {minimax.MAX_DEGREE} or less comes "
+                    f"node {name!r} ({curve.name}): no polynomial of degree {MAX_DEGREE} or less comes "
                     f"within {self.error:g} on [{low:g}, {high:g}]; the best one comes within {found[1]:.2g}",
-                    hint="allow a larger error, or scale the layer before so that its values stay closer to 0",
+                    hint="allow a larger error, or scale the layer before, so that its values are smaller",
                 )
         self.fitted[name] = ir.Polynomial(low, high, found[0]), found[1]
 
@@ -358,39 +358,14 @@ class _Work:
 
 
 def _check_options(degree: int, error: float | None, epochs: int, held_out: float, rate: float) -> None:
-    if type(degree) is not int or not 1 <= degree <= minimax.MAX_DEGREE:
-        raise ConfigError(f"degree is a number from 1 to {minimax.MAX_DEGREE}, not {degree!r}")
+    if type(degree) is not int or not 1 <= degree <= MAX_DEGREE:
+        raise ConfigError(f"degree is a number from 1 to {MAX_DEGREE}, not {degree!r}")
     if error is not None and not 0 < error < math.inf:
         raise ConfigError(f"the error has to be positive, not {error!r}")
     if type(epochs) is not int or epochs < 0:
         raise ConfigError(f"epochs is a number from 0 on, not {epochs!r}")
     if not (0 < held_out < 1 and 0 < rate < math.inf):
         raise ConfigError("held_out has to lie between 0 and 1, and rate above 0")
-
-
-def _classes(model: ir.Model, labels: Any, count: int) -> dict[str, npt.NDArray[np.int64]]:
-    """Labels by output, checked: as many as decisions, and classes that exist."""
-    if labels is None:
-        return {}
-    outputs = {o.name: o.value for o in model.architecture.outputs}
-    if not isinstance(labels, Mapping):
-        if len(outputs) > 1:
-            raise InputError(f"labels need the name of one of the outputs {', '.join(outputs)}")
-        labels = {next(iter(outputs)): labels}
-    shapes, found = model.architecture.shapes(), {}
-    for name, given in labels.items():
-        if name not in outputs:
-            raise InputError(f"labels are given for {name!r}, which is no output")
-        shape = shapes[outputs[name]]
-        one = math.prod(shape) == 1
-        values = np.asarray(given)
-        if values.dtype.kind not in "iubf" or values.size != count * (1 if one else math.prod(shape[:-1])):
-            raise InputError(f"the labels of {name!r} do not fit {count} rows of shape {shape}")
-        classes = 2 if one else shape[-1]
-        if not np.isin(values, np.arange(classes)).all():
-            raise InputError(f"the labels of {name!r} are not all integers from 0 to {classes - 1}")
-        found[name] = values.astype(np.int64).reshape(count, -1)
-    return found
 
 
 def _taken(rows: Mapping[str, Array], which: finetune.Order) -> dict[str, Array]:
@@ -405,40 +380,6 @@ def _chunks(rows: Mapping[str, Array]) -> list[dict[str, Array]]:
 def _outputs(model: ir.Model, rows: Mapping[str, Array]) -> dict[str, Array]:
     parts = [reference.run(model, part) for part in _chunks(rows)]
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-
-
-def _probability(architecture: ir.Architecture, output: str) -> bool:
-    """Whether an output ends in a sigmoid, so that one half decides and not zero."""
-    value = next(o.value for o in architecture.outputs if o.name == output)
-    made = {n.name: n for n in architecture.nodes}
-    while value in made and isinstance(made[value].op, ir.Reshape | ir.Transpose):
-        value = made[value].inputs[0]
-    op = made[value].op if value in made else None
-    return isinstance(op, ir.Function) and op.name == "sigmoid"
-
-
-def _decided(model: ir.Model, outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Classes: the side of zero (of one half for a probability), or the largest value of the last axis."""
-    found = {}
-    for name, y in outputs.items():
-        if y[0].size == 1:
-            found[name] = (
-                y.reshape(len(y), 1) > (0.5 if _probability(model.architecture, name) else 0.0)
-            ) * 1
-        else:
-            found[name] = y.argmax(axis=-1).reshape(len(y), -1)
-    return found
-
-
-def _accuracy(model: ir.Model, outputs: Mapping[str, Array], labels: Labels) -> float | None:
-    decided = _decided(model, outputs)
-    shares = [float((decided[k] == wanted).mean()) for k, wanted in labels.items()]
-    return sum(shares) / len(shares) if shares else None
-
-
-def _agreement(model: ir.Model, outputs: Mapping[str, Array], others: Mapping[str, Array]) -> float:
-    a, b = _decided(model, outputs), _decided(model, others)
-    return float(np.concatenate([(a[k] == b[k]).all(axis=1, keepdims=True) for k in a], axis=1).all(1).mean())
 
 
 # -- what is declared --------------------------------------------------------------------------------

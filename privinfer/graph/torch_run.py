@@ -1,4 +1,4 @@
-"""The graph in torch, so that its weights can be trained; :mod:`privinfer.graph.reference` is what it computes.
+"""The graph in torch, so that its weights can be trained; as :mod:`privinfer.graph.reference` computes it.
 
 Only for the model owner's own training: nothing of a session passes through here.
 """

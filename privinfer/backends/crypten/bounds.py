@@ -130,8 +130,8 @@ def _polynomial(name: str, op: ir.Polynomial, x: Bound, last: float) -> Bound:
     reach = float(x.magnitude.max(initial=0.0))
     if -reach < op.low or reach > op.high:
         raise PrecisionError(
-            f"layer {name!r}: values may lie in [{-reach:.3g}, {reach:.3g}], but its polynomial is declared on "
-            f"[{op.low:g}, {op.high:g}]",
+            f"layer {name!r}: values may lie in [{-reach:.3g}, {reach:.3g}], but its polynomial is declared "
+            f"on [{op.low:g}, {op.high:g}]",
             hint="fit a polynomial for a wider range, or declare narrower input ranges",
         )
     steep, shift = position_of(op)
