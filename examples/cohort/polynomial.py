@@ -26,8 +26,8 @@ POLYNOMIAL = FOLDER / "risk-polynomial.onnx"
 CARD = FOLDER / "POLYNOMIAL_CARD.md"
 SEED = 1
 DEGREE = 3
-DRAWS = 3  # of 4,000 patients each
-SETTINGS = ((15, 1e-3), (30, 1e-3), (30, 3e-3))  # epochs and rate
+DRAWS = 2  # of 4,000 patients each
+SETTINGS = ((6, 2e-3), (12, 1e-3))  # epochs and rate
 
 Floats = cohort.Floats
 Rows = dict[str, Floats]
