@@ -91,10 +91,10 @@ def write_card(results: list[Result], told: list[str], chosen: tuple[int, float]
 
 Written by `polynomial.py`; do not edit by hand.
 
-`risk.onnx` with a polynomial of degree {DEGREE} or less in the place of every ReLU, for homomorphic encryption, and
-weights tuned to make up for it. All that `MODEL_CARD.md` says of data, use and caveats holds here:
-**a demonstration, not a medical device; the linkage of the sources is synthetic.** The file holds an operator
-of privinfer's own, `privinfer.Polynomial`; other runtimes do not know it.
+`risk.onnx` with a polynomial of degree {DEGREE} or less in the place of every ReLU, for homomorphic
+encryption, and weights tuned to make up for it. All that `MODEL_CARD.md` says of data, use and caveats holds
+here: **a demonstration, not a medical device; the linkage of the sources is synthetic.** The file holds an
+operator of privinfer's own, `privinfer.Polynomial`; other runtimes do not know it.
 
 ## Results on 200 synthetic test patients
 
@@ -110,8 +110,8 @@ of privinfer's own, `privinfer.Polynomial`; other runtimes do not know it.
 
 - `privinfer.to_polynomial`, seed {SEED}, on {DRAWS} drawings of 4,000 patients from the training pools, each
   patient once as drawn and once with a varied picture and blood row, towards the answers of `risk.onnx` and
-  the simulated outcomes. Validation patients chose {chosen[0]} epochs at rate {chosen[1]:g}; no choice was made
-  on test patients.
+  the simulated outcomes. Validation patients chose {chosen[0]} epochs at rate {chosen[1]:g}; no choice was
+  made on test patients.
 - Ranges and degrees are public; ends are powers of two. Coefficients follow from these and from ReLU.
 - PyTorch on one CPU core; another version or another processor may give slightly different weights.
 
@@ -134,9 +134,8 @@ def main() -> None:
             original, rows, labels=y, degree=DEGREE, epochs=epochs, rate=rate, held_out=0.1, seed=SEED
         )
         found = loss(validation.y, logits(made, validation.inputs()))
-        print(
-            f"{epochs} epochs at {rate:g}: validation loss {found:.4f}, {time.perf_counter() - start:.0f} s"
-        )
+        seconds = time.perf_counter() - start
+        print(f"{epochs} epochs at {rate:g}: validation loss {found:.4f}, {seconds:.0f} s", flush=True)
         print(report)
         if best is None or found < best[0]:
             best = found, made, report, (epochs, rate)
@@ -153,17 +152,17 @@ def main() -> None:
     far = {name: reach(loaded, p.inputs()) for name, p in (("validation", validation), ("test", test))}
     if max(far.values()) > 1:
         raise SystemExit(f"values leave their ranges: {far}")
+    alike, apart = float(((before > 0) == (after > 0)).mean()), np.abs(before - after)
     told = ["| node | degree | range | off by | basis |", "| --- | --- | --- | --- | --- |"]
     for a in report.activations:
         basis = "proven by intervals" if a.proven else "calibrated"
         told.append(f"| {a.node} | {a.degree} | [{a.low:g}, {a.high:g}] | {a.error:.3f} | {basis} |")
     told += [
         "",
-        f"On all validation patients values stay within {far['validation']:.3f} of their ranges' half width, on all "
-        f"test patients within {far['test']:.3f}.",
-        f"The two models decide alike on {float(((before > 0) == (after > 0)).mean()):.3f} of test patients; logits "
-        f"differ by {float(np.abs(before - after).max()):.2f} at most, {float(np.abs(before - after).mean()):.2f} "
-        "on average.",
+        f"With -1 and 1 for the ends of each range, values reach {far['validation']:.3f} on all validation",
+        f"patients and {far['test']:.3f} on all test patients: none leaves its range. The two models decide",
+        f"alike on {alike:.3f} of test patients; logits differ by {apart.max():.2f} at most, "
+        f"{apart.mean():.2f} on average.",
     ]
     write_card(results, told, chosen, hashlib.sha256(blob).hexdigest())
     print("\n".join(r.row() for r in results))
