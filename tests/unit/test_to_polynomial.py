@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 from collections.abc import Iterator
@@ -400,6 +401,27 @@ def test_options_and_labels() -> None:
             privinfer.to_polynomial(model, x, labels=labels, epochs=0)
     with pytest.raises(InputError, match="too few"):
         privinfer.to_polynomial(model, {"x": x["x"][:3]}, epochs=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["elu", "hardswish", "mish", "leaky_relu", "hardtanh", "selu", "log_sigmoid"]
+)
+def test_activations_people_use(name: str) -> None:
+    """From torch, whatever number of nodes they come as: one curve each, which is the module's."""
+    torch = pytest.importorskip("torch")
+    zoo = importlib.import_module("tests.support.zoo")
+    exhibit = zoo.ZOO[f"mlp {name}"]
+    model = privinfer.from_torch(exhibit.build(), exhibit.shapes, exhibit.ranges)
+    curves = activations.find(model.architecture)
+    assert len(curves) == 2
+    x = np.linspace(-6.0, 6.0, 101)
+    wanted = zoo.ACTIVATIONS[name]()(torch.from_numpy(x)).numpy()
+    for curve in curves.values():
+        # beyond reach of their tables, functions go on with lines that are 1e-5 off
+        np.testing.assert_allclose(curve(x), wanted, atol=2e-5)
+    made, report = privinfer.to_polynomial(model, exhibit.rows(16, 1), degree=15, epochs=0)
+    assert [type(n.op).__name__ for n in made.architecture.nodes] == ["Linear", "Polynomial"] * 2 + ["Linear"]
+    assert len(report.activations) == 2
 
 
 # -- the file ----------------------------------------------------------------------------------------
