@@ -177,11 +177,15 @@ def to_polynomial(
     ------
     ModelUnsupported
         A node has no polynomial (its name, its range and the error reached are told), or tuning diverged.
+    PrecisionError
+        Values do not fit fixed point.
     InputError
         Rows or labels do not fit the model.
     ConfigError
         An option is not possible, or torch is not installed.
     """
+    if not isinstance(model, ir.Model):
+        raise ConfigError("the model is not loaded", hint="privinfer.from_onnx or privinfer.from_torch")
     _check_options(degree, error, epochs, held_out, rate)
     rows = ranges.check_inputs(model.architecture, calibration)
     count = len(next(iter(rows.values())))
@@ -218,7 +222,7 @@ def to_polynomial(
     outside = work.outside(_taken(rows, test))
     work.widen(rows)
 
-    made = _declared(work.model(), model, rows)
+    made = _declared(work.model(), model, _taken(rows, work.telling(rows)))
     answers, wanted = _outputs(made, _taken(rows, test)), _taken(targets, test)
     right = {k: v[test] for k, v in classes.items()}
     report = PolynomialReport(
@@ -335,6 +339,14 @@ class _Work:
             op = self.fitted[name][0]
             out |= (low < op.low) | (high > op.high)
         return int(out.sum())
+
+    def telling(self, rows: Mapping[str, Array]) -> finetune.Order:
+        """The rows that reach furthest in each polynomial, and as many others as an analysis can hold."""
+        count = len(next(iter(rows.values())))
+        which = set(range(min(count, CHUNK)))
+        for low, high in self.seen(rows).values():
+            which |= {int(low.argmin()), int(high.argmax())}
+        return np.array(sorted(which))
 
     def told(self, made: ir.Model, rows: Mapping[str, Array]) -> tuple[Activation, ...]:
         """What the report says of each activation."""

@@ -151,7 +151,7 @@ def test_fixed_point_keeps_its_bound(c: tuple[float, ...], reach: float) -> None
 
 def test_values_have_to_stay_inside() -> None:
     p = ir.Polynomial(-2.0, 2.0, (0.0, 1.0))
-    with pytest.raises(PrecisionError, match=r"'n0'.*\[-3, 3\] go beyond \[-2, 2\] of a polynomial"):
+    with pytest.raises(PrecisionError, match=r"'n0'.*\[-3, 3\] go beyond \[-2, 2\] of polynomial"):
         ranges.declare(ir.Model(chain(I("x", (1,), -3.0, 3.0), p), {}))
     deep = chain(I("x", (1,), -3.0, 3.0), ir.Linear(1, 1), p)
     model = ir.Model(deep, {"n0": {"weight": np.eye(1), "bias": np.zeros(1)}})
