@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privinfer.errors import PrecisionError
-from privinfer.graph import functions, ir
+from privinfer.graph import chebyshev, functions, ir
 from privinfer.graph.emitter import Emitter as Builder
 from privinfer.graph.emitter import Wanted
 from privinfer.graph.fixedpoint import (
@@ -69,7 +69,7 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
         if (left < low and op.left is None) or (right > high and op.right is None):
             raise PrecisionError(
                 f"node {node!r}: values of [{left:g}, {right:g}] go beyond [{low:g}, {high:g}] of "
-                f"{functions.get(op.name).name}"
+                f"{op.name.partition(' ')[0]}"
             )
         if left < right and right - left <= WIDER * (high - low):
             low, high, clamped = left, right, False
@@ -78,7 +78,9 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
         peak = float(np.abs(functions.get(op.name)(np.array([low, high]))).max())
         frac = max(b.f, min(24, b.n - 3 - math.ceil(math.log2(peak))))
         error, relative = 2.0 ** -(frac + 1), op.error
-    tails = (_tails(op) if clamped else 0.0) + functions.get(op.name).rounding
+    tails = _tails(op) if clamped else 0.0
+    if op.name.startswith(chebyshev.PREFIX):
+        tails = functions.get(op.name).rounding
     wanted = Wanted(op.name, low, high, error, relative, b.type(x).frac, frac_out(b, frac), tails=tails)
     if op.name in BANDED and 0 < low * BAND < high:
         return banded(b, x, replace(wanted, tails=0.0), frac, node).value
@@ -104,7 +106,7 @@ def polynomial(b: Builder, x: int, op: ir.Polynomial, node: str) -> int:
     """Look up, clamped to the range, within a unit in the last place of the largest value."""
     largest = sum(map(abs, op.coefficients))
     error = 2.0**-b.f * max(1.0, largest)
-    name = functions.polynomial(op.low, op.high, op.coefficients)
+    name = chebyshev.name(op.low, op.high, op.coefficients)
     return function(b, x, ir.Function(name, op.low, op.high, error), node)
 
 
@@ -118,6 +120,8 @@ def _within(b: Builder, x: int, table: ir.Tabulated) -> bool:
 
 def _tails(op: ir.Function) -> float:
     """How far the straight lines beyond the ends are from the function."""
+    if op.left is None and op.right is None:
+        return 0.0  # a user's own function has none, and is known to its owner alone
     known, found = functions.get(op.name), 0.0
     if op.left is not None and known.left_error is not None:
         found = known.left_error(-op.low)

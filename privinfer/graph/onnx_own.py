@@ -1,4 +1,4 @@
-"""The operators that ONNX has not: domain ``privinfer``, version 1, as :mod:`privinfer.graph.to_onnx` writes it.
+"""Operators that ONNX has not: domain ``privinfer``, version 1, which :mod:`privinfer.graph.to_onnx` writes.
 
 ``Polynomial(X; low, high, coefficients)`` is :class:`privinfer.graph.ir.Polynomial`. Each attribute holds a
 number or numbers, or a tensor of them where 24 bits are too few. Attributes are public, as those of all

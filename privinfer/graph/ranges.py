@@ -131,7 +131,7 @@ def _check_observed(
 ) -> None:
     """Raise where a row that was given breaks the range of a polynomial, or the lower end of a variance."""
     op = promised.get(step.node)
-    if isinstance(op, ir.Polynomial) and isinstance(step.operation, fp.Pieces | fp.Table):
+    if isinstance(op, ir.Polynomial) and enters(step.operation):
         del promised[step.node]  # its first clamp or table is where its value comes in
         _check_inside(step.node, op, float(xs[0].min()), float(xs[0].max()), "values of your rows")
     if not isinstance(op, ir.Normalize) or op.low == 0 or not isinstance(step.operation, fp.Pieces):
@@ -145,6 +145,11 @@ def _check_observed(
             f"to be at least {op.low:g}",
             hint="declare its range wider",
         )
+
+
+def enters(op: fp.Operation) -> bool:
+    """Whether a function's value comes in here, if no step of the same node did so before."""
+    return isinstance(op, fp.Pieces | fp.Table)
 
 
 def _check_inside(node: str, op: ir.Polynomial, low: float, high: float, what: str) -> None:
@@ -205,7 +210,7 @@ def _check_domains(model: ir.Model, bounds: list[Bound]) -> None:
     nodes = {n.name: n.op for n in model.architecture.nodes if isinstance(n.op, ir.Function | ir.Polynomial)}
     for step in compile_program(model.architecture).steps:
         op = nodes.get(step.node)
-        if op is None or step.node in seen or not isinstance(step.operation, fp.Pieces | fp.Table):
+        if op is None or step.node in seen or not enters(step.operation):
             continue
         seen.add(step.node)
         x = bounds[step.inputs[0]]

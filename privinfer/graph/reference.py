@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from privinfer.graph import functions, ir
+from privinfer.graph import chebyshev, functions, ir
 
 AnyArray = npt.NDArray[Any]
 
@@ -92,7 +92,7 @@ def pieces(op: ir.Piecewise, x: AnyArray) -> AnyArray:
 
 def polynomial(op: ir.Polynomial, x: AnyArray) -> AnyArray:
     """A polynomial; beyond its range it is what it is there, which nothing else has to agree with."""
-    return functions.chebyshev(op.low, op.high, op.coefficients, x)
+    return chebyshev.evaluate(op.low, op.high, op.coefficients, x)
 
 
 def pick(x: AnyArray, axis: int, indices: tuple[int, ...]) -> AnyArray:

@@ -128,6 +128,21 @@ def test_a_callable_of_the_user(low: float, width: float, c: list[float], error:
     assert np.abs(wanted - mine(np.linspace(low, low + width, 3 * WIDTH).reshape(3, WIDTH))).max() < 1e-9
 
 
+def test_other_parties_do_not_need_a_users_callable() -> None:
+    """Its table is enough, where values are clamped to its range too."""
+    functions.register("test.other", np.arcsinh)
+    x = ir.Input("x", (2,), -2.0, 2.0)
+    nodes = (
+        ir.Node("d", ir.Linear(2, 2), ("x",)),
+        ir.Node("y", ir.Function("test.other", -8, 8, 1e-4), ("d",)),
+    )
+    weights = {"d": {"weight": np.eye(2), "bias": np.zeros(2)}}
+    made = declare(ir.Model(ir.Architecture((x,), nodes, (ir.Output("y", "y"),)), weights)).architecture
+    steps = compile_program(made).steps
+    del functions._USERS["test.other"]
+    assert compile_program(ir.Architecture.from_bytes(made.to_bytes())).steps == steps
+
+
 def test_values_beyond_a_function_without_a_tail() -> None:
     """Refused by range analysis, naming the node; also where the range is only known through a layer."""
     x = ir.Input("x", (2,), -3.0, 3.0)

@@ -50,6 +50,7 @@ PUBLIC = [
     "from_torch",
     "insecure",
     "run_local",
+    "to_polynomial",
     "validate",
 ]
 
