@@ -9,7 +9,6 @@ What the arrays mean is the business of the CKKS backend; here they are bytes wh
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import os
 import re
@@ -37,11 +36,11 @@ MAX_CIPHERTEXTS: Final = 1024
 MAX_N: Final = 65536
 MAX_LEVELS: Final = 64
 MAX_SECRET: Final = 1 << 20
+MAX_TIME: Final = 253402300799  # the last second of the year 9999
 SALT_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
 DIGEST_BYTES: Final = 32
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-_KEY_ID = b"privinfer ckks key id v1\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class _Header:
     parameters : bytes
         Digest of the modulus chain.
     key_id : bytes
-        Digest of the CKKS public key, see :func:`key_id`.
+        Digest of the CKKS public key.
     created : int
         Seconds since 1970, by the owner's clock.
     """
@@ -109,7 +108,7 @@ class _Header:
             case "parameters" | "key_id":
                 return isinstance(value, bytes) and len(value) == DIGEST_BYTES
             case "created":
-                return _within(value, 0, 1 << 40)
+                return _within(value, 0, MAX_TIME)
         return False
 
     def size(self) -> int:
@@ -247,11 +246,6 @@ def is_input_name(name: object) -> bool:
     return isinstance(name, str) and len(name) <= MAX_NAME and _PRINTABLE.fullmatch(name) is not None
 
 
-def key_id(parameters: bytes, public: U64) -> bytes:
-    """Name of a CKKS public key, 32 bytes: SHA-256 of the parameters' digest and of (b, a)."""
-    return hashlib.sha256(_KEY_ID + parameters + _bytes(public)).digest()
-
-
 # -- fragments -------------------------------------------------------------------------------------
 
 
@@ -334,6 +328,11 @@ def read_header(path: str | os.PathLike[str]) -> FragmentHeader:
     return _fragment(sealed.read(path, FRAGMENT, only_header=True), f"fragment {os.fspath(path)}")
 
 
+def verify_fragment(path: str | os.PathLike[str], owner: PublicIdentity) -> FragmentHeader:
+    """Read a fragment's header and check that `owner` signed the whole file; errors as :func:`read_fragment`."""
+    return _verified(path, owner)[0]
+
+
 def read_fragment(
     path: str | os.PathLike[str],
     owner: PublicIdentity,
@@ -373,10 +372,7 @@ def read_fragment(
         Damaged, cut off, or the signature does not verify.
     """
     title = f"fragment {os.fspath(path)}"
-    file = sealed.read(path, FRAGMENT)
-    header = _fragment(file, title)
-    _check_signer(header, owner, title)
-    file.verify(owner, title)
+    header, file = _verified(path, owner)
     if header.input != name:
         raise InputError(f"{title} is input {header.input!r}, not {name!r}", culprit=owner.name)
     if header.shape != tuple(shape):
@@ -395,6 +391,15 @@ def read_fragment(
     return Fragment(header, data.reshape(header.count, 2, header.levels, header.n))
 
 
+def _verified(path: str | os.PathLike[str], owner: PublicIdentity) -> tuple[FragmentHeader, Sealed]:
+    title = f"fragment {os.fspath(path)}"
+    file = sealed.read(path, FRAGMENT)
+    header = _fragment(file, title)
+    _check_signer(header, owner, title)
+    file.verify(owner, title)
+    return header, file
+
+
 def _fragment(file: Sealed, title: str) -> FragmentHeader:
     header = FragmentHeader.decode(file.header, title)
     _check_size(header, file, title)
@@ -411,6 +416,7 @@ def write_key(
     public: U64,
     *,
     parameters: bytes,
+    key: bytes,
     created: int | None = None,
 ) -> KeyHeader:
     """Write an owner's CKKS key to a new file with mode 0600.
@@ -425,8 +431,8 @@ def write_key(
         SECRET: at most 1 MiB; encrypted before it is written.
     public : ndarray of uint64 [2, levels + 1, n]
         (b, a).
-    parameters : bytes
-        Digest of the modulus chain.
+    parameters, key : bytes
+        Digests of the modulus chain and of the public key.
     created : int, optional
         Seconds since 1970; now by default.
 
@@ -443,7 +449,7 @@ def write_key(
         n=public.shape[2],
         levels=public.shape[1] - 1,
         parameters=parameters,
-        key_id=key_id(parameters, public),
+        key_id=key,
         created=int(time.time()) if created is None else created,
         salt=secrets.token_bytes(SALT_BYTES),
         nonce=secrets.token_bytes(NONCE_BYTES),
@@ -486,10 +492,7 @@ def read_key(path: str | os.PathLike[str], identity: Identity) -> StoredKey:
     except InvalidTag:
         raise IntegrityError(f"{title} cannot be opened with this identity", culprit=identity.name) from None
     public = np.frombuffer(file.body[cut:], dtype="<u8").astype(np.uint64)
-    public = public.reshape(2, header.levels + 1, header.n)
-    if key_id(header.parameters, public) != header.key_id:
-        raise IntegrityError(f"{title} names another public key than it holds", culprit=identity.name)
-    return StoredKey(header, secret, public)
+    return StoredKey(header, secret, public.reshape(2, header.levels + 1, header.n))
 
 
 def _cipher(identity: Identity, header: KeyHeader) -> AESGCM:
