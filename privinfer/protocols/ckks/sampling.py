@@ -1,0 +1,57 @@
+"""Fresh secret randomness: every draw has an AES key of its own, from the operating system, and forgets it.
+
+Nothing can be drawn twice because no key outlives its draw. Distributions: ternary (uniform in -1, 0, 1; secrets and
+ephemeral keys), centred binomial 21 - 21 (errors; standard deviation sqrt(10.5) = 3.24), uniform in [-2**b, 2**b)
+(masks and smudging).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from privinfer.protocols.ckks.parameters import Parameters
+from privinfer.protocols.randomness import U64, Seed, derive
+
+I64 = npt.NDArray[np.int64]
+
+
+def fresh_key(purpose: str) -> bytes:
+    """16 bytes nobody has seen."""
+    return derive(Seed.fresh().expose(), "ckks/" + purpose)
+
+
+def ternary_integers(parameters: Parameters) -> I64:
+    """Uniform in {-1, 0, 1}, shape (N,)."""
+    return parameters.ring.ternary(fresh_key("ternary"), 1)[0]
+
+
+def error_integers(parameters: Parameters, count: int) -> I64:
+    """Centred binomial, shape (count, N)."""
+    return parameters.ring.binomial(fresh_key("error"), count)
+
+
+def wide_integers(parameters: Parameters, bits: int) -> U64:
+    """Uniform in [-2**bits, 2**bits), as signed 128-bit words, shape (N, 2)."""
+    return parameters.ring.wide_uniform(fresh_key("wide"), 1, bits)[0]
+
+
+def uniform(parameters: Parameters, count: int, basis: Sequence[int]) -> U64:
+    """Uniform residues, shape (count, len(basis), N)."""
+    return parameters.ring.uniform(fresh_key("uniform"), count, basis)
+
+
+def ternary(parameters: Parameters, basis: Sequence[int]) -> U64:
+    """A fresh ternary polynomial in NTT form, shape (len(basis), N)."""
+    ring = parameters.ring
+    return ring.ntt(ring.lift(ternary_integers(parameters), basis), basis)
+
+
+def errors(parameters: Parameters, basis: Sequence[int], *lead: int) -> U64:
+    """Fresh errors in NTT form, shape (*lead, len(basis), N)."""
+    ring = parameters.ring
+    count = int(np.prod(lead, dtype=np.int64))
+    e = error_integers(parameters, count).reshape(*lead, parameters.n)
+    return ring.ntt(ring.lift(e, basis), basis)
