@@ -5,7 +5,7 @@ offset  size
 ======  ====  =====================================================================================
 0       8     ``PRIVINF`` and a zero byte
 8       2     format version, little endian like all numbers here
-10      2     kind: 1 fragment, 2 key
+10      2     kind: 1 fragment, 2 key, 3 mark of a publication
 12      4     h, bytes of the header, at most 4096
 16      8     b, bytes of the body, at most 2 GiB
 24      h     header: CBOR in canonical form, a map of text to numbers, text, bytes and lists of numbers
@@ -38,8 +38,8 @@ Value = int | float | str | bytes | list["Value"]
 
 MAGIC: Final = b"PRIVINF\x00"
 VERSION: Final = 1
-FRAGMENT, KEY = 1, 2
-KINDS: Final = {FRAGMENT: "fragment", KEY: "key"}
+FRAGMENT, KEY, PUBLICATION = 1, 2, 3
+KINDS: Final = {FRAGMENT: "fragment", KEY: "key", PUBLICATION: "publication"}
 MAX_HEADER: Final = 4096
 MAX_BODY: Final = 2 << 30
 SIGNATURE: Final = 64
@@ -150,7 +150,7 @@ def read(
     path : path
         Any file.
     kind : int
-        FRAGMENT or KEY.
+        FRAGMENT, KEY or PUBLICATION.
     private : bool
         Refuse one that others may read.
     only_header : bool

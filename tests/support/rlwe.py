@@ -69,6 +69,21 @@ class Twin:
             row[:] = a
         return out
 
+    def intt(self, data: np.ndarray) -> np.ndarray:
+        """NTT form to centred integers [K, n], each limb by itself."""
+        out = np.empty(data.shape, np.int64)
+        for row, values, q, roots in zip(out, data, self.primes, self.roots, strict=True):
+            a, m = values, self.n // 2
+            inverse = np.array([pow(int(w), -1, q) for w in roots], np.uint64)
+            while m:
+                halves = a.reshape(m, 2, -1)
+                low, high = halves[:, 0], halves[:, 1]
+                apart = multiply((low + np.uint64(q) - high) % np.uint64(q), inverse[m : 2 * m, None], q)
+                a, m = np.stack([(low + high) % np.uint64(q), apart], 1).reshape(-1), m // 2
+            a = multiply(a, np.full(self.n, pow(self.n, -1, q), np.uint64), q)
+            row[:] = np.where(a > q // 2, a.astype(np.int64) - q, a.astype(np.int64))
+        return out
+
     def mul(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Product in NTT form."""
         return np.stack([multiply(x, y, q) for x, y, q in zip(a, b, self.primes, strict=True)])

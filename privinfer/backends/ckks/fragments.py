@@ -16,14 +16,16 @@ import numpy.typing as npt
 
 from privinfer.backends.ckks.layout import Layout, input_positions
 from privinfer.errors import ConfigError, InputError, IntegrityError, ProtocolViolation
-from privinfer.protocols.ckks import sampling
+from privinfer.protocols.ckks import encryption, rekey
 from privinfer.protocols.ckks.keys import OwnKey, PublicKey, SecretShare
 from privinfer.protocols.ckks.messages import check_residues
 from privinfer.protocols.ckks.parameters import SCALE, Parameters
+from privinfer.protocols.ckks.rekey import OfflineKey
 from privinfer.protocols.randomness import U64
-from privinfer.session import fragment
-from privinfer.session.fragment import FragmentHeader, KeyHeader
+from privinfer.session import fragment, keyfile
+from privinfer.session.fragment import FragmentHeader
 from privinfer.session.identity import Identity, PublicIdentity
+from privinfer.session.keyfile import KeyHeader
 
 DEGREE: Final = 16384
 LEVELS: Final = 7
@@ -44,7 +46,7 @@ def make_key(path: str | os.PathLike[str], identity: Identity, parameters: Param
     """
     key = OwnKey.fresh(parameters)
     secret = key.secret.expose().astype(np.int8).tobytes()
-    return fragment.write_key(
+    return keyfile.write_key(
         path,
         identity,
         secret,
@@ -73,7 +75,7 @@ def open_key(path: str | os.PathLike[str], identity: Identity, *, insecure: bool
     IntegrityError
         Damaged, or not what its owner signed.
     """
-    stored = fragment.read_key(path, identity)
+    stored = keyfile.read_key(path, identity)
     header = stored.header
     parameters = _parameters(header.n, header.levels, header.parameters, insecure, f"key {os.fspath(path)}")
     title = f"key {os.fspath(path)}"
@@ -82,7 +84,54 @@ def open_key(path: str | os.PathLike[str], identity: Identity, *, insecure: bool
     secret = np.frombuffer(stored.secret, dtype=np.int8).astype(np.int64)
     if public.digest() != header.key_id or secret.shape != (parameters.n,):
         raise IntegrityError(f"{title} does not hold the key it names", culprit=identity.name)
-    return OwnKey(SecretShare.restore(parameters, secret), public)
+    published = keyfile.read_publication(path, identity.public, key=header.key_id)
+    return OwnKey(SecretShare.restore(parameters, secret), public, published)
+
+
+def for_session(own: OwnKey, parameters: Parameters) -> OwnKey:
+    """The same secret over a session's primes, with which its ciphertexts are moved (`rekey.switch`).
+
+    Parameters
+    ----------
+    own : OwnKey
+        Of :func:`open_key`.
+    parameters : Parameters
+        Of a session of the same N, with any number of levels.
+    """
+    return OwnKey(SecretShare.restore(parameters, own.secret.expose()), own.public, own.offline_for)
+
+
+def publish(
+    path: str | os.PathLike[str], identity: Identity, own: OwnKey, joint: PublicKey, consent: bytes
+) -> OfflineKey:
+    """Publish an offline re-keying key, once in the life of the key: the mark on disk comes first.
+
+    Parameters
+    ----------
+    path : path
+        The key file `own` came from.
+    identity : Identity
+        The owner's.
+    own : OwnKey
+        Of :func:`open_key`.
+    joint : PublicKey
+        Of the session's key holders.
+    consent : bytes
+        Digest of the agreement, 32 bytes.
+
+    Raises
+    ------
+    IntegrityError
+        It was published before, here or by another process.
+    """
+    if own.offline_for is not None:
+        raise IntegrityError(
+            "this own key was published for a joint key before",
+            culprit=identity.name,
+            hint="switch online, or encrypt under a new key",
+        )
+    keyfile.write_publication(path, identity, key=own.public.digest(), joint=joint.digest())
+    return rekey.publish(joint.parameters, for_session(own, joint.parameters), joint, consent)
 
 
 def encrypt(
@@ -136,15 +185,10 @@ def encrypt(
 
 
 def encrypt_slots(public: PublicKey, slots: npt.NDArray[np.float64], scale: float) -> U64:
-    """Encrypt S real numbers: (p0 v + e0 + m, p1 v + e1), uint64 [2, levels, N]."""
+    """Encrypt S real numbers at the top level, uint64 [2, levels, N]."""
     parameters = public.parameters
-    ring, basis = parameters.ring, parameters.data(parameters.levels)
-    v = sampling.ternary(parameters, basis)
-    masked = ring.mul(public.at(parameters.levels), v, basis)
-    data = ring.add(masked, sampling.errors(parameters, basis, 2), basis)
-    message = ring.encode(slots.astype(np.complex128), scale, basis)
-    data[0] = ring.add(np.ascontiguousarray(data[0]), message, basis)
-    return data
+    basis = parameters.data(parameters.levels)
+    return encryption.encrypt(parameters, public, parameters.ring.encode(slots.astype(np.complex128), scale, basis))
 
 
 @dataclass(frozen=True, slots=True)
