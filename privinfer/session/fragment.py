@@ -56,6 +56,7 @@ class FragmentHeader(Header):
     kind: ClassVar[int] = FRAGMENT
 
     def holds(self, field: str) -> bool:
+        """Whether a field has the type and lies in the bounds that its name has."""
         value: Any = getattr(self, field)
         match field:
             case "input":
@@ -180,7 +181,7 @@ def read_header(path: str | os.PathLike[str]) -> FragmentHeader:
 
 
 def verify_fragment(path: str | os.PathLike[str], owner: PublicIdentity) -> FragmentHeader:
-    """Read a fragment's header and check that `owner` signed the whole file; errors as :func:`read_fragment`."""
+    """Header of a fragment that `owner` signed as a whole; errors as :func:`read_fragment`."""
     return _verified(path, owner)[0]
 
 

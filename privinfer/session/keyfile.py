@@ -1,7 +1,8 @@
 """An owner's CKKS key at rest, and the mark that it was published for an offline session.
 
-The secret part is under AES-256-GCM, with a key that HKDF derives from the identity's private key and a salt of
-this file, so that the file alone tells nothing; the public part is beside it. Header and both parts are signed.
+The secret part is under AES-256-GCM, with a key that HKDF derives from the identity's private key and a salt
+of this file, so that the file alone tells nothing; the public part is beside it. Header and both parts are
+signed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from privinfer.errors import ConfigError, IntegrityError
 from privinfer.session import sealed
-from privinfer.session.at_rest import DIGEST_BYTES, U64, Header, check_signer, check_size, little_endian, within
+from privinfer.session.at_rest import (
+    DIGEST_BYTES,
+    U64,
+    Header,
+    check_signer,
+    check_size,
+    little_endian,
+    within,
+)
 from privinfer.session.identity import Identity, PublicIdentity
 from privinfer.session.sealed import KEY, PUBLICATION, Value
 
@@ -45,6 +54,7 @@ class KeyHeader(Header):
     kind: ClassVar[int] = KEY
 
     def holds(self, field: str) -> bool:
+        """Whether a field has the type and lies in the bounds that its name has."""
         value: Any = getattr(self, field)
         match field:
             case "salt":
@@ -199,7 +209,9 @@ def write_publication(path: str | os.PathLike[str], identity: Identity, *, key: 
     if os.path.lexists(mark):
         raise _published(identity.name)
     try:
-        sealed.write(mark, identity, sealed.encode_prefix(PUBLICATION, header, 0), memoryview(b""), mode=0o600)
+        sealed.write(
+            mark, identity, sealed.encode_prefix(PUBLICATION, header, 0), memoryview(b""), mode=0o600
+        )
     except ConfigError:
         if os.path.lexists(mark):
             raise _published(identity.name) from None

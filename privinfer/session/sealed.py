@@ -170,10 +170,11 @@ def read(
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     except OSError as e:
         raise ConfigError(f"cannot read {what} {file}: {(e.strerror or 'error').lower()}") from None
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise ConfigError(f"{what} {file} is not a regular file")
     with open(fd, "rb") as stream:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{what} {file} is not a regular file")
         if private and os.name == "posix" and status.st_mode & 0o077:
             raise ConfigError(f"{what} {file} can be read by others", hint=f"chmod 600 {file}")
         start = stream.read(_PREFIX.size)

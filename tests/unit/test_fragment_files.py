@@ -1,4 +1,4 @@
-"""Files at rest: what they hold, how they are written, and everything that is refused before it is believed."""
+"""Files at rest: what they hold, how they are written, and what is refused before it is believed."""
 
 from __future__ import annotations
 
@@ -185,14 +185,14 @@ HOSTILE: dict[str, tuple[Change, type[PrivinferError], str]] = {
     "unknown kind": (put(10, "H", 77), ConfigError, "file of unknown kind"),
     "absurd header": (put(12, "I", (1 << 32) - 1), IntegrityError, "too large"),
     "absurd body": (put(16, "Q", HUGE), IntegrityError, "too large"),
-    "body one byte less": (lambda b: put(16, "Q", DATA.nbytes - 1)(b), IntegrityError, "cut off or too long"),
+    "body one byte less": (put(16, "Q", DATA.nbytes - 1), IntegrityError, "cut off or too long"),
     "body one byte less and cut": (
         lambda b: put(16, "Q", DATA.nbytes - 1)(b)[:-1],
         IntegrityError,
         "its header says",
     ),
-    "header is no map": (lambda b: put(24, "B", 0x80)(b), IntegrityError, "header of .* is damaged"),
-    "header has a tag": (lambda b: put(24, "B", 0xC0)(b), IntegrityError, "header of .* is damaged"),
+    "header is no map": (put(24, "B", 0x80), IntegrityError, "header of .* is damaged"),
+    "header has a tag": (put(24, "B", 0xC0), IntegrityError, "header of .* is damaged"),
     "ciphertext changed": (lambda b: b[:-100] + b"\xff" + b[-99:], IntegrityError, "changed after"),
     "signature changed": (lambda b: b[:-1] + bytes([b[-1] ^ 1]), IntegrityError, "changed after"),
     "header not signed": (lambda b: with_header(b, None, high=0.5), IntegrityError, "changed after"),
@@ -324,9 +324,9 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot write .*: no such file or directory"):
+    with pytest.raises(ConfigError, match=r"cannot write .*: no such file or directory"):
         write(tmp_path / "missing" / "x.fragment")
-    with pytest.raises(ConfigError, match="cannot write .*: file name too long"):
+    with pytest.raises(ConfigError, match=r"cannot write .*: file name too long"):
         write(tmp_path / ("x" * 300))
 
 

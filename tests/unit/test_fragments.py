@@ -69,9 +69,7 @@ def slots_of(own: OwnKey, data: np.ndarray) -> np.ndarray:
         ((2, 32, 32), 1024, 2048, 4, {1024: 1024, 2047: 2047}),
     ],
 )
-def test_positions(
-    shape: tuple[int, ...], n: int, period: int, count: int, some: dict[int, int]
-) -> None:
+def test_positions(shape: tuple[int, ...], n: int, period: int, count: int, some: dict[int, int]) -> None:
     layout = input_positions(shape, n)
     assert (layout.period, layout.count, layout.slots) == (period, count, n // 2)
     flat = layout.ciphertext * layout.slots + layout.positions
@@ -180,7 +178,9 @@ def test_sessions_of_other_levels(tmp_path: Path, key: tuple[Path, OwnKey], leve
     values = XRAY / 4
     fragments.encrypt(tmp_path / "x", OWNER, own.public, "xray", values, (0, 1))
     session = Parameters(1024, levels, insecure=True)
-    found = fragments.load(tmp_path / "x", OWNER.public, session, name="xray", shape=XRAY.shape, bounds=(0, 1))
+    found = fragments.load(
+        tmp_path / "x", OWNER.public, session, name="xray", shape=XRAY.shape, bounds=(0, 1)
+    )
     assert found.data.shape[2] == min(levels, 2)
     at_session = fragments.for_session(own, session)
     slots = slots_of(at_session, found.data[0])
@@ -191,7 +191,10 @@ def test_two_fragments_share_no_randomness(tmp_path: Path, key: tuple[Path, OwnK
     _, own = key
     for name in "ab":
         fragments.encrypt(tmp_path / name, OWNER, own.public, "xray", XRAY, (0, 1))
-    a, b = (fragment.read_fragment(tmp_path / n, OWNER.public, name="xray", shape=XRAY.shape, bounds=(0, 1)) for n in "ab")
+    a, b = (
+        fragment.read_fragment(tmp_path / n, OWNER.public, name="xray", shape=XRAY.shape, bounds=(0, 1))
+        for n in "ab"
+    )
     assert not np.any(a.data == b.data)
 
 
@@ -200,7 +203,7 @@ def test_session_of_another_ring(tmp_path: Path, key: tuple[Path, OwnKey]) -> No
     other = Parameters(2048, 2, insecure=True)
     with pytest.raises(ConfigError, match="N = 1024, and the session has N = 2048"):
         fragments.load(tmp_path / "x", OWNER.public, other, name="xray", shape=XRAY.shape, bounds=(0, 1))
-    with pytest.raises(ConfigError, match="128 bits|other primes"):
+    with pytest.raises(ConfigError, match=r"128 bits|other primes"):
         fragments.load(
             tmp_path / "x", OWNER.public, Parameters(16384, 7), name="xray", shape=XRAY.shape, bounds=(0, 1)
         )
@@ -348,7 +351,7 @@ def test_encrypt(privinfer: Run, folder: Path) -> None:
 
 def test_encrypt_a_named_array(privinfer: Run, folder: Path) -> None:
     given = ("encrypt", "hospital", "xray", "several.npz", "--array", "image", "--range", "0:1")
-    code, out, err = privinfer(*given, "--out", "x.frag")
+    code, _, err = privinfer(*given, "--out", "x.frag")
     assert (code, err) == (0, "")
     assert fragment.read_header("x.frag").shape == (1, 28, 28)
 
@@ -394,7 +397,11 @@ ENCRYPT = ("encrypt", "hospital", "xray", "xray.npy")
         ([*ENCRYPT, "--range", "0:1", "--key", "gone"], CONFIG, "cannot read key gone: no such file"),
         ([*ENCRYPT, "--range", "0:1", "--key", "old.fragment"], CONFIG, "key old.fragment "),
         ([*ENCRYPT, "--range", "0:1", "--array", "image"], INPUT, "xray.npy has no named arrays"),
-        (["encrypt", "laboratory", "xray", "xray.npy", "--range", "0:1", "--key", "hospital.ckks"], CONFIG, ""),
+        (
+            ["encrypt", "laboratory", "xray", "xray.npy", "--range", "0:1", "--key", "hospital.ckks"],
+            CONFIG,
+            "",
+        ),
         (["encrypt", "hospital", "../x", "xray.npy", "--range", "0:1"], CONFIG, "input '../x' makes no file"),
         (["encrypt", "hospital", "x", "gone.npy", "--range", "0:1"], INPUT, "there is no file gone.npy"),
         (["encrypt", "hospital", "x", "several.npz", "--range", "0:1"], INPUT, "several.npz holds 2 arrays"),
@@ -408,8 +415,16 @@ ENCRYPT = ("encrypt", "hospital", "xray", "xray.npy")
         (["show", "hospital.ckks"], CONFIG, "fragment hospital.ckks is a key"),
         (["show", "xray.npy"], INTEGRITY, "fragment xray.npy is no file of privinfer"),
         (["show", "old.fragment", "--certificate", "gone"], CONFIG, "cannot read certificate gone"),
-        (["show", "old.fragment", "--certificate", "hospital.key"], CONFIG, "certificate text holds a private"),
-        (["show", "old.fragment", "--certificate", "laboratory.crt"], CONFIG, "fragment old.fragment belongs"),
+        (
+            ["show", "old.fragment", "--certificate", "hospital.key"],
+            CONFIG,
+            "certificate text holds a private",
+        ),
+        (
+            ["show", "old.fragment", "--certificate", "laboratory.crt"],
+            CONFIG,
+            "fragment old.fragment belongs",
+        ),
         (["frob"], USAGE, "no such command 'frob'"),
     ],
 )

@@ -112,7 +112,7 @@ def test_zlib_under_a_cap() -> None:
     tracemalloc.start()
     with pytest.raises(IntegrityError, match="inflates to more than"):
         inflate(bomb, len(BLOB))
-    assert tracemalloc.get_traced_memory()[1] < 4 * len(BLOB)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20  # of 64 MiB; zlib's own window is in it
     tracemalloc.stop()
     for cut in (packed[:-1], packed[:20], packed + b"x", b"", b"nonsense"):
         with pytest.raises(IntegrityError, match="compressed and"):
@@ -139,7 +139,11 @@ HEADERS: dict[str, tuple[Change, type[PrivinferError], str]] = {
     "huge size": (put(8, "Q", HUGE), IntegrityError, "cut off or too long"),
 }
 CIPHERTEXTS: dict[str, tuple[Change, type[PrivinferError], str]] = {
-    "other parameters": (lambda b: OTHER.emit_ciphertext(CIPHERTEXT % 7, 1e9), ConfigError, "other parameters"),
+    "other parameters": (
+        lambda b: OTHER.emit_ciphertext(CIPHERTEXT % 7, 1e9),
+        ConfigError,
+        "other parameters",
+    ),
     "parms_id": (put(16, "B", BLOB[16] ^ 1), ConfigError, "other parameters"),
     "parms_id of another level": (lambda b: b[:16] + FORM.parms_id(1) + b[48:], ConfigError, "other param"),
     "zero parms_id": (lambda b: b[:16] + bytes(32) + b[48:], ConfigError, "other parameters"),
@@ -166,7 +170,11 @@ CIPHERTEXTS: dict[str, tuple[Change, type[PrivinferError], str]] = {
     "count": (put(105, "Q", CIPHERTEXT.size - 1), IntegrityError, "count"),
     "absurd count": (put(105, "Q", HUGE), IntegrityError, "count"),
     "not reduced": (put(113, "Q", FORM.primes[0]), IntegrityError, "limb 0 is not reduced"),
-    "not reduced at the end": (lambda b: b[:-8] + struct.pack("<Q", FORM.primes[1]), IntegrityError, "limb 1"),
+    "not reduced at the end": (
+        lambda b: b[:-8] + struct.pack("<Q", FORM.primes[1]),
+        IntegrityError,
+        "limb 1",
+    ),
     "all ones": (lambda b: b[:113] + b"\xff" * (len(b) - 113), IntegrityError, "not reduced"),
 }
 
@@ -225,7 +233,7 @@ OTHERS: dict[str, tuple[str, Change, type[PrivinferError], str]] = {
     "digit not reduced": ("relin", put(INNER + 113, "Q", HUGE), IntegrityError, "limb 0"),
     "fewer Galois rows": ("galois", put(48, "Q", N - 1), IntegrityError, "rows, not 1024"),
     "absurd Galois rows": ("galois", put(48, "Q", HUGE), IntegrityError, "rows"),
-    "shifted Galois rows": ("galois", put(FIRST, "Q", D), IntegrityError, ""),
+    "shifted Galois rows": ("galois", put(FIRST, "Q", D), IntegrityError, "header|digits|cut off"),
     "Galois row too many": ("galois", put(FIRST + 8, "Q", 0), IntegrityError, "digits|too many|cut off"),
     "scheme BFV": ("parameters", put(16, "B", 1), ConfigError, "not of CKKS"),
     "degree 0": ("parameters", put(17, "Q", 0), ConfigError, "degree 0"),

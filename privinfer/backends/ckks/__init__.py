@@ -1,1 +1,1 @@
-"""Threshold CKKS: owners and the patient's agent hold shares of one key; formats shared with SEAL and TenSEAL."""
+"""Threshold CKKS: owners and the patient's agent hold shares of one key; the model owner evaluates."""

@@ -29,7 +29,9 @@ from privinfer.session.keyfile import KeyHeader
 
 DEGREE: Final = 16384
 LEVELS: Final = 7
-MAX_MAGNITUDE: Final = 1024.0  # times the scale and the growth of a sum it stays below 2^62, the encoder's bound
+MAX_MAGNITUDE: Final = (
+    1024.0  # times the scale and the growth of a sum it stays below 2^62, the encoder's bound
+)
 
 
 def make_key(path: str | os.PathLike[str], identity: Identity, parameters: Parameters) -> KeyHeader:
@@ -188,7 +190,9 @@ def encrypt_slots(public: PublicKey, slots: npt.NDArray[np.float64], scale: floa
     """Encrypt S real numbers at the top level, uint64 [2, levels, N]."""
     parameters = public.parameters
     basis = parameters.data(parameters.levels)
-    return encryption.encrypt(parameters, public, parameters.ring.encode(slots.astype(np.complex128), scale, basis))
+    return encryption.encrypt(
+        parameters, public, parameters.ring.encode(slots.astype(np.complex128), scale, basis)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +273,7 @@ def _check_values(
         raise InputError(f"the range of input {name!r} is not a finite interval")
     if max(abs(low), abs(high)) > MAX_MAGNITUDE:
         raise InputError(
-            f"the range of input {name!r} reaches {max(abs(low), abs(high)):g}, and {MAX_MAGNITUDE:g} is the most",
+            f"the range of input {name!r} reaches {max(-low, high):g}, and {MAX_MAGNITUDE:g} is the most",
             hint="divide by a constant, and multiply in the model",
         )
     if values.dtype.kind not in "fiu":
@@ -281,7 +285,8 @@ def _check_values(
         raise InputError(f"input {name!r} holds NaN or infinity")
     if real.min() < low or real.max() > high:
         raise InputError(
-            f"input {name!r} leaves its range ({low:g}, {high:g})", hint="clip or rescale as the model's card says"
+            f"input {name!r} leaves its range ({low:g}, {high:g})",
+            hint="clip or rescale as the model's card says",
         )
     return real
 

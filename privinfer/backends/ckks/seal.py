@@ -102,11 +102,7 @@ class Format:
             make_header(self.version, _INNER) + _WORD.pack(value) for value in (*self.primes, 0)
         )  # the last is the plaintext modulus, which CKKS has not
         size = HEADER.size + _PARAMETERS.size + len(moduli)
-        return (
-            make_header(self.version, size)
-            + _PARAMETERS.pack(CKKS, self.n, len(self.primes))
-            + moduli
-        )
+        return make_header(self.version, size) + _PARAMETERS.pack(CKKS, self.n, len(self.primes)) + moduli
 
     @classmethod
     def parse_parameters(cls, blob: Blob, version: Version, culprit: str | None = None) -> Format:
@@ -329,13 +325,13 @@ class Format:
     def _check_parms(self, parms_id: bytes, limbs: int, what: str, culprit: str | None) -> None:
         if parms_id != self.parms_id(limbs):
             raise ConfigError(
-                f"SEAL {what}: made for other parameters than N = {self.n} and {limbs} primes of this session",
+                f"SEAL {what}: made for other parameters than N = {self.n} and these {limbs} primes",
                 culprit=culprit,
             )
 
     def _check_scale(self, scale: float, limbs: int, what: str, culprit: str | None) -> None:
         bits = sum(math.log2(q) for q in self.primes[:limbs])
-        if not math.isfinite(scale) or not 1.0 <= scale or math.log2(scale) >= bits:
+        if not math.isfinite(scale) or scale < 1 or math.log2(scale) >= bits:
             raise IntegrityError(f"SEAL {what}: its scale does not fit {limbs} limbs", culprit=culprit)
 
     def _check_shape(self, data: U64, shape: tuple[int, ...], what: str) -> None:
@@ -357,7 +353,9 @@ class Format:
             raise IntegrityError(
                 f"SEAL {what}: {len(blob)} bytes, not {start + 8 * count}",
                 culprit=culprit,
-                hint="objects that hold a seed instead of the second polynomial are not read" if seeded else None,
+                hint="objects that hold a seed instead of the second polynomial are not read"
+                if seeded
+                else None,
             )
         check_inner(blob, start - _INNER, self.version, _INNER + 8 * count, what, culprit)
         if _WORD.unpack_from(blob, start - _WORD.size)[0] != count:

@@ -144,9 +144,7 @@ def _compressed(what: str, compression: int, culprit: str | None) -> ConfigError
     )
 
 
-def check_inner(
-    blob: Blob, offset: int, version: Version, size: int, what: str, culprit: str | None
-) -> None:
+def check_inner(blob: Blob, offset: int, version: Version, size: int, what: str, culprit: str | None) -> None:
     """Header of an array or modulus inside an object, whose place and size are known."""
     found = bytes(memoryview(blob)[offset : offset + HEADER.size])
     if found != make_header(version, size):

@@ -26,7 +26,7 @@ from privinfer.errors import ConfigError, InputError, IntegrityError
 
 SCALE: Final = 2.0**50
 HINT: Final = "pip install privinfer[ckks]"
-_PROBE: Final = (1024, [27])  # degree and bits of a prime: the smallest context there is
+_PROBE: Final = (2048, [27, 27])  # degree and bits of primes: the smallest context that TenSEAL makes
 
 
 def check_installed() -> None:
@@ -64,7 +64,7 @@ def version() -> Version:
 
 @functools.cache
 def zstd() -> Inflate | None:
-    """The zstd inside TenSEAL's library, with which SEAL compresses what it writes; None where it is hidden."""
+    """The zstd inside TenSEAL's library, with which SEAL compresses what it writes; None where hidden."""
     try:
         library = ctypes.CDLL(load()._ts_cpp.__file__)
         undo, failed = library.ZSTD_decompress, library.ZSTD_isError
@@ -185,7 +185,9 @@ def form_of(n: int, primes: tuple[int, ...]) -> Format:
 def check_version(form: Format) -> None:
     """Raise ConfigError where `form` is not of the version that is installed."""
     if form.version != version():
-        raise ConfigError(f"objects of SEAL {form.version}, and TenSEAL here brings SEAL {version()}", hint=HINT)
+        raise ConfigError(
+            f"objects of SEAL {form.version}, and TenSEAL here brings SEAL {version()}", hint=HINT
+        )
 
 
 def decrypt(form: Format, secret_key: U64, data: U64, scale: float) -> npt.NDArray[np.float64]:
