@@ -1,8 +1,9 @@
 """Secret shares, a party's whole key, public keys.
 
 Which key may do what is in the types. A :class:`SecretShare` is ternary and makes joint keys; a
-:class:`KeyShare` of a threshold (`threshold.py`) is no short polynomial and only takes part in protocols that
-multiply it with c1 or A once; an :class:`OwnKey` belongs to one party alone and is independent of every share.
+:class:`KeyShare` of a threshold (`threshold.py`) is no short polynomial and only takes part in protocols
+that multiply it with c1 or A once; an :class:`OwnKey` belongs to one party alone and is independent of
+every share.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Fresh secret randomness: every draw has an AES key of its own, from the operating system, and forgets it.
 
-Nothing can be drawn twice because no key outlives its draw. Distributions: ternary (uniform in -1, 0, 1; secrets and
-ephemeral keys), centred binomial 21 - 21 (errors; standard deviation sqrt(10.5) = 3.24), uniform in [-2**b, 2**b)
-(masks and smudging).
+Nothing can be drawn twice because no key outlives its draw. Distributions: ternary (uniform in -1, 0, 1;
+secrets and ephemeral keys), centred binomial 21 - 21 (errors; standard deviation sqrt(10.5) = 3.24),
+uniform in [-2**b, 2**b) (masks and smudging).
 """
 
 from __future__ import annotations
