@@ -68,7 +68,8 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
         left, right = declared
         if (left < low and op.left is None) or (right > high and op.right is None):
             raise PrecisionError(
-                f"node {node!r}: values of [{left:g}, {right:g}] go beyond [{low:g}, {high:g}] of {op.name}"
+                f"node {node!r}: values of [{left:g}, {right:g}] go beyond [{low:g}, {high:g}] of "
+                f"{functions.get(op.name).name}"
             )
         if left < right and right - left <= WIDER * (high - low):
             low, high, clamped = left, right, False
@@ -77,7 +78,7 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
         peak = float(np.abs(functions.get(op.name)(np.array([low, high]))).max())
         frac = max(b.f, min(24, b.n - 3 - math.ceil(math.log2(peak))))
         error, relative = 2.0 ** -(frac + 1), op.error
-    tails = _tails(op) if clamped else 0.0
+    tails = (_tails(op) if clamped else 0.0) + functions.get(op.name).rounding
     wanted = Wanted(op.name, low, high, error, relative, b.type(x).frac, frac_out(b, frac), tails=tails)
     if op.name in BANDED and 0 < low * BAND < high:
         return banded(b, x, replace(wanted, tails=0.0), frac, node).value
@@ -97,6 +98,14 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
     tail = b.narrow(pieces(b, x, beyond, node, wide=False), b.f)
     pair = b.same([y, tail], wide=False)
     return b.emit(Plus(), tuple(pair), b.type(pair[0]), node)
+
+
+def polynomial(b: Builder, x: int, op: ir.Polynomial, node: str) -> int:
+    """Look up, clamped to the range, within a unit in the last place of the largest value."""
+    largest = sum(map(abs, op.coefficients))
+    error = 2.0**-b.f * max(1.0, largest)
+    name = functions.polynomial(op.low, op.high, op.coefficients)
+    return function(b, x, ir.Function(name, op.low, op.high, error), node)
 
 
 def _within(b: Builder, x: int, table: ir.Tabulated) -> bool:

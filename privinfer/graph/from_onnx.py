@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from privinfer.errors import ConfigError, ModelUnsupported, PrivinferError
-from privinfer.graph import build, ir, onnx_layers, onnx_ml, onnx_moves, onnx_ops, onnx_patterns  # noqa: F401
+from privinfer.graph import build, ir, onnx_layers, onnx_ml, onnx_moves, onnx_ops, onnx_own, onnx_patterns  # noqa: F401
 from privinfer.graph import functions as known_functions
 from privinfer.graph.build import Const, refuse
 from privinfer.graph.onnx_base import Reader
@@ -291,6 +291,8 @@ class _Importer(Reader):
             return lambda imp, n: imp.b.function(imp.value(n), f"own.{name}", low, high, promised=True)
         if node.domain == onnx_ml.DOMAIN:
             return onnx_ml.known(node)
+        if node.domain == onnx_own.DOMAIN:
+            return onnx_own.known(node)
         convert: onnx_ops.Convert | None = TABLE.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if convert is None:
             refuse(build.advice(node.op_type, last=any(o in self.shown for o in node.output)))

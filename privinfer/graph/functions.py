@@ -8,11 +8,13 @@ nothing: closed forms were chosen for being evidently right, not for being tight
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+from numpy.polynomial import chebyshev as series
 
 from privinfer.errors import ModelUnsupported
 
@@ -48,6 +50,8 @@ class Function:
         Bound of the distance from that tail at ``x = -a`` and ``x = a``, decreasing for a >= `settled`.
     settled : float
         See there.
+    rounding : float
+        How far `fn` may be from the function beyond what is said of it there.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Function:
     left_error: Callable[[float], float] | None = None
     right_error: Callable[[float], float] | None = None
     settled: float = 0.0
+    rounding: float = 0.0
 
     def __call__(self, x: Array) -> Array:
         """Values at `x`."""
@@ -432,9 +437,60 @@ FUNCTIONS: dict[str, Function] = {
 
 _USERS: dict[str, Function] = {}
 
+# -- polynomials ------------------------------------------------------------------------------------
+
+_POLYNOMIAL = "polynomial "
+CLENSHAW_ULP = 8.0
+
+
+def chebyshev(low: float, high: float, coefficients: Sequence[float], x: Array) -> Array:
+    """``sum_k coefficients[k] T_k(t)`` with ``t = (2 x - low - high) / (high - low)``, by Clenshaw's rule."""
+    t = (2.0 * np.asarray(x, dtype=np.float64) - (low + high)) / (high - low)
+    return np.asarray(series.chebval(t, np.array(coefficients, dtype=np.float64)))
+
+
+def polynomial(low: float, high: float, coefficients: Sequence[float]) -> str:
+    """Name of a polynomial: it says all of it, so that :func:`get` finds it in any process."""
+    return _POLYNOMIAL + " ".join(repr(float(v)) for v in (low, high, *coefficients))
+
+
+@lru_cache(maxsize=256)
+def _polynomial(name: str) -> Function:
+    """What :func:`polynomial` named.
+
+    The derivatives of a T_j are sums of T_i with factors that are not negative, and T_i is largest, on
+    [-r, r] with r >= 1, at r. So those of a series are bounded by those of the series of absolute values
+    there; and near a point by the value at that point, and the next derivative's bound.
+    """
+    try:
+        low, high, *coefficients = (float(v) for v in name.removeprefix(_POLYNOMIAL).split(" "))
+    except ValueError:
+        raise ModelUnsupported("the name of a polynomial does not say its range and coefficients") from None
+    if not coefficients or not all(map(math.isfinite, (high - low, low, *coefficients))) or low >= high:
+        raise ModelUnsupported("a polynomial has an empty range, or a coefficient that is not finite")
+    c = np.array(coefficients)
+    steep = 2.0 / (high - low)
+    exact = [series.chebder(c, k) * steep**k for k in range(MAX_ORDER + 1)]
+    largest = [series.chebder(np.abs(c), k) * steep**k for k in range(MAX_ORDER + 2)]
+
+    def bound(k: int, lo: Array, hi: Array) -> Array:
+        a, b = ((2.0 * v - (low + high)) / (high - low) for v in (lo, hi))
+        reach = np.maximum(1.0, _farthest(a, b)) * (1.0 + 1e-12)
+        whole = series.chebval(reach, largest[k])
+        near = np.abs(series.chebval((a + b) / 2, exact[k])) + 1e-9 * whole
+        return np.minimum(whole, near + (hi - lo) / 2 * series.chebval(reach, largest[k + 1]))
+
+    size, ill = float(np.abs(c).sum()), (abs(low) + abs(high)) / (high - low)
+    # Clenshaw's rule loses up to n**2 units in the last place of the sum of |c|, and so does a t that is off
+    rounding = CLENSHAW_ULP * 2.0**-53 * len(c) ** 2 * size * (1.0 + ill)
+    return Function("a polynomial", lambda x: chebyshev(low, high, coefficients, x), bound, rounding=rounding)
+
+
 
 def get(name: str) -> Function:
     """Find a function by its name; ModelUnsupported where there is none."""
+    if name.startswith(_POLYNOMIAL):
+        return _polynomial(name)
     found = FUNCTIONS.get(name) or _USERS.get(name)
     if found is None:
         raise ModelUnsupported(
@@ -464,7 +520,7 @@ def register(
     domain : tuple of float
         As in :class:`Function`.
     """
-    if name in FUNCTIONS:
+    if name in FUNCTIONS or name.startswith(_POLYNOMIAL):
         raise ModelUnsupported(f"{name!r} is a function that is there already")
     _USERS[name] = Function(name, fn, bound or _unknown, domain)
     return _USERS[name]

@@ -30,6 +30,7 @@ Array = npt.NDArray[np.float64]
 TRUNCATING_OPENING_ULP = 1.5
 LOCAL_TRUNCATION_ULP = 1.0
 MOVING = (fp.Extend, fp.Truncate, fp.Times, fp.Shape, fp.Permute, fp.Pick, fp.Reveal)
+Promised = ir.Normalize | ir.Polynomial  # whose declared range rows are held against
 AUTO_BITS = (24, 28, 32, 36, 40, 44, 48)
 
 
@@ -74,7 +75,7 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
     if rows is not None and not all(map(len, rows.values())):
         raise InputError("calibration needs at least one row")
     known = {t.key: t for t in model.architecture.tables}
-    norms = {n.name: n.op for n in model.architecture.nodes if isinstance(n.op, ir.Normalize)}
+    promised = {n.name: n.op for n in model.architecture.nodes if isinstance(n.op, Promised)}
     bounds: list[Bound] = []
     tried: list[Array] = []
     held: set[int] = set()
@@ -105,7 +106,7 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
         if step.claim is not None:
             bound = _claimed(step.claim, bound, bounds)
         if rows is not None:
-            _check_observed(step, [tried[i] for i in step.inputs], norms)
+            _check_observed(step, [tried[i] for i in step.inputs], promised)
             value = _observe(step, op, rows, [tried[i] for i in step.inputs], model, scale)
             tried.append(value)
             if not isinstance(op, fp.Source):
@@ -125,12 +126,17 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
     return bounds
 
 
-def _check_observed(step: fp.Step, xs: list[Array], norms: dict[str, ir.Normalize]) -> None:
-    """Raise where a row that was given breaks the declared lower end of a variance."""
-    op = norms.get(step.node)
-    if op is None or op.low == 0 or not isinstance(step.operation, fp.Pieces):
+def _check_observed(
+    step: fp.Step, xs: list[Array], promised: dict[str, ir.Normalize | ir.Polynomial]
+) -> None:
+    """Raise where a row that was given breaks the range of a polynomial, or the lower end of a variance."""
+    op = promised.get(step.node)
+    if isinstance(op, ir.Polynomial) and isinstance(step.operation, fp.Pieces | fp.Table):
+        del promised[step.node]  # its first clamp or table is where its value comes in
+        _check_inside(step.node, op, float(xs[0].min()), float(xs[0].max()), "values of your rows")
+    if not isinstance(op, ir.Normalize) or op.low == 0 or not isinstance(step.operation, fp.Pieces):
         return
-    del norms[step.node]  # its first clamp is that of the variance
+    del promised[step.node]  # its first clamp is that of the variance
     low = step.operation.breaks[0] * 2.0**-step.type.frac
     seen = float(xs[0].min())
     if seen < low * (1 - 1e-3):
@@ -138,6 +144,15 @@ def _check_observed(step: fp.Step, xs: list[Array], norms: dict[str, ir.Normaliz
             f"layer {step.node!r}: a variance of your rows is {op.low * seen / low:.3g}, but is declared "
             f"to be at least {op.low:g}",
             hint="declare its range wider",
+        )
+
+
+def _check_inside(node: str, op: ir.Polynomial, low: float, high: float, what: str) -> None:
+    if low < op.low or high > op.high:
+        raise PrecisionError(
+            f"layer {node!r}: {what} lie in [{low:.3g}, {high:.3g}], but its polynomial is declared on "
+            f"[{op.low:g}, {op.high:g}]",
+            hint=f"fit a polynomial for a wider range; or {NARROWER}",
         )
 
 
@@ -181,9 +196,13 @@ def _check_variances(model: ir.Model, bounds: list[Bound]) -> None:
 
 
 def _check_domains(model: ir.Model, bounds: list[Bound]) -> None:
-    """Raise where values may leave the range of a function that is not defined beyond."""
+    """Raise where values may leave the range of a function that is not defined beyond.
+
+    What the rows of a calibration gave was held against the range of a polynomial as it was seen: that range
+    has its own margin already.
+    """
     seen: set[str] = set()
-    nodes = {n.name: n.op for n in model.architecture.nodes if isinstance(n.op, ir.Function)}
+    nodes = {n.name: n.op for n in model.architecture.nodes if isinstance(n.op, ir.Function | ir.Polynomial)}
     for step in compile_program(model.architecture).steps:
         op = nodes.get(step.node)
         if op is None or step.node in seen or not isinstance(step.operation, fp.Pieces | fp.Table):
@@ -191,6 +210,10 @@ def _check_domains(model: ir.Model, bounds: list[Bound]) -> None:
         seen.add(step.node)
         x = bounds[step.inputs[0]]
         low, high = float(x.low.min()), float(x.high.max())
+        if isinstance(op, ir.Polynomial):
+            if not x.calibrated:
+                _check_inside(step.node, op, low, high, "values may")
+            continue
         if (op.left is None and low < op.low) or (op.right is None and high > op.high):
             raise PrecisionError(
                 f"layer {step.node!r}: values may lie in [{low:.3g}, {high:.3g}], but {op.name} is declared "

@@ -168,6 +168,11 @@ def every_operator() -> dict[str, ir.Architecture]:
         "whole pieces": chain(row, ir.Piecewise((0.0,), (1.0,), (-2.0,), 1.0)),
         "step": chain(row, ir.Piecewise((0.25,), (1.0,), (0.0,))),
         "pieces before linear": chain(row, ir.Piecewise((0.0,), (0.0,), (0.9,), 0.1), ir.Linear(6, 2)),
+        "polynomial": chain(row, ir.Polynomial(-2.5, 2.0, (0.4, 1.0, 0.3, -0.2))),
+        "polynomial before linear": chain(
+            row, ir.Polynomial(-8.0, 8.0, tuple(0.7**k for k in range(32))), ir.Linear(6, 2)
+        ),
+        "polynomial inside": chain(row, ir.Linear(6, 3), ir.Polynomial(-16.0, 16.0, (1.0, -3.0, 0.5))),
         "shift": chain(row, ir.Shift(-0.7)),
         "square": ir.Architecture((row,), (N("y", ir.Mul(), ("x", "x")),), (O("y", "y"),)),
         "mul": pair(row, ir.Linear(6, 4), ir.Linear(6, 4), ir.Mul()),

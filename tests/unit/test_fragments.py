@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from privinfer.backends.ckks import fragments
-from privinfer.backends.ckks.layout import input_positions
 from privinfer.cli import main as cli
 from privinfer.errors import ConfigError, InputError, IntegrityError
 from privinfer.protocols.ckks import encryption
@@ -51,37 +50,6 @@ def slots_of(own: OwnKey, data: np.ndarray) -> np.ndarray:
     q = parameters.primes[0]
     low[low > q // 2] -= q  # |values| < 1/4 and the coefficients of a real vector are below its largest slot
     return ring.decode(low.astype(np.float64), SCALE).real
-
-
-# -- the rule of packing ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("shape", "n", "period", "count", "some"),
-    [
-        ((1, 28, 28), 16384, 1024, 1, {0: 0, 28: 32, 29: 33}),
-        ((3, 5, 6), 1024, 256, 1, {30: 64, 36: 72, 89: 2 * 64 + 4 * 8 + 5}),
-        ((10,), 1024, 16, 1, {9: 9}),
-        ((), 1024, 1, 1, {0: 0}),
-        ((4, 6), 1024, 32, 1, {23: 23}),
-        ((512,), 1024, 512, 1, {511: 511}),
-        ((513,), 1024, 1024, 2, {511: 511, 512: 512}),
-        ((2, 32, 32), 1024, 2048, 4, {1024: 1024, 2047: 2047}),
-    ],
-)
-def test_positions(shape: tuple[int, ...], n: int, period: int, count: int, some: dict[int, int]) -> None:
-    layout = input_positions(shape, n)
-    assert (layout.period, layout.count, layout.slots) == (period, count, n // 2)
-    flat = layout.ciphertext * layout.slots + layout.positions
-    assert len(set(flat.tolist())) == math.prod(shape)
-    assert {k: int(flat[k]) for k in some} == some
-
-
-def test_pack_repeats() -> None:
-    layout = input_positions((3,), 1024)
-    packed = layout.pack(np.array([1.0, 2.0, 3.0]))
-    assert packed.shape == (1, 512)
-    assert np.array_equal(packed[0].reshape(-1, 4), np.tile([1.0, 2.0, 3.0, 0.0], (128, 1)))
 
 
 # -- keys ------------------------------------------------------------------------------------------
@@ -158,7 +126,7 @@ def test_fragment_comes_back(tmp_path: Path, key: tuple[Path, OwnKey]) -> None:
     )
     assert found.data.shape == (1, 2, 2, 1024)
     slots = slots_of(own, found.data[0])
-    assert np.abs(slots - found.layout.pack(values)[0]).max() < bound(1024)
+    assert np.abs(slots - found.layout.pack(values.reshape(-1))[0]).max() < bound(1024)
 
 
 def test_fragment_of_several_ciphertexts(tmp_path: Path, key: tuple[Path, OwnKey]) -> None:
@@ -166,9 +134,9 @@ def test_fragment_of_several_ciphertexts(tmp_path: Path, key: tuple[Path, OwnKey
     values = np.linspace(-0.2, 0.2, 1300)
     fragments.encrypt(tmp_path / "x", OWNER, own.public, "dna", values, (-1, 1))
     found = fragments.load(tmp_path / "x", OWNER.public, SMALL, name="dna", shape=(1300,), bounds=(-1, 1))
-    assert found.data.shape[0] == found.layout.count == 4
+    assert found.data.shape[0] == found.layout.ciphertexts == 3
     slots = np.stack([slots_of(own, c) for c in found.data])
-    assert np.abs(slots - found.layout.pack(values)).max() < bound(1024)
+    assert np.abs(slots - found.layout.pack(values.reshape(-1))).max() < bound(1024)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
@@ -184,7 +152,7 @@ def test_sessions_of_other_levels(tmp_path: Path, key: tuple[Path, OwnKey], leve
     assert found.data.shape[2] == min(levels, 2)
     at_session = fragments.for_session(own, session)
     slots = slots_of(at_session, found.data[0])
-    assert np.abs(slots - found.layout.pack(values)[0]).max() < bound(1024)
+    assert np.abs(slots - found.layout.pack(values.reshape(-1))[0]).max() < bound(1024)
 
 
 def test_two_fragments_share_no_randomness(tmp_path: Path, key: tuple[Path, OwnKey]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from privinfer.backends.ckks.layout import Layout, input_positions
+from privinfer.backends.ckks.layout import Layout, input_layout
 from privinfer.errors import ConfigError, InputError, IntegrityError, ProtocolViolation
 from privinfer.protocols.ckks import encryption, rekey
 from privinfer.protocols.ckks.keys import OwnKey, PublicKey, SecretShare
@@ -169,10 +169,12 @@ def encrypt(
         The file exists or cannot be written.
     """
     real = _check_values(name, values, bounds)
-    layout = input_positions(real.shape, public.parameters.n)
-    if layout.count > fragment.MAX_CIPHERTEXTS:
-        raise InputError(f"input {name!r} of shape {real.shape} takes {layout.count} ciphertexts, too many")
-    data = np.stack([encrypt_slots(public, slots, SCALE) for slots in layout.pack(real)])
+    layout = input_layout(real.shape, public.parameters.slots)
+    if layout.ciphertexts > fragment.MAX_CIPHERTEXTS:
+        raise InputError(
+            f"input {name!r} of shape {real.shape} takes {layout.ciphertexts} ciphertexts, too many"
+        )
+    data = np.stack([encrypt_slots(public, slots, SCALE) for slots in layout.pack(real.reshape(-1))])
     return fragment.write_fragment(
         path,
         identity,
@@ -254,8 +256,8 @@ def load(
             culprit=owner.name,
         )
     own = _parameters(header.n, header.levels, header.parameters, parameters.insecure, title)
-    layout = input_positions(header.shape, header.n)
-    if layout.count != header.count or header.scale != SCALE:
+    layout = input_layout(header.shape, own.slots)
+    if layout.ciphertexts != header.count or header.scale != SCALE:
         raise IntegrityError(f"{title} is packed or scaled by another rule", culprit=owner.name)
     basis = own.data(own.levels)
     data = _canonical(found.data, own, basis, (header.count, 2), owner.name, title)
