@@ -171,9 +171,15 @@ def test_session_of_another_ring(tmp_path: Path, key: tuple[Path, OwnKey]) -> No
     other = Parameters(2048, 2, insecure=True)
     with pytest.raises(ConfigError, match="N = 1024, and the session has N = 2048"):
         fragments.load(tmp_path / "x", OWNER.public, other, name="xray", shape=XRAY.shape, bounds=(0, 1))
-    with pytest.raises(ConfigError, match=r"128 bits|other primes"):
+
+
+def test_too_small_a_ring_for_a_session(tmp_path: Path) -> None:
+    """What was made by the name `insecure` is not let into a session that was not."""
+    weak = OwnKey.fresh(Parameters(4096, 2, insecure=True))
+    fragments.encrypt(tmp_path / "x", OWNER, weak.public, "xray", XRAY, (0, 1))
+    with pytest.raises(ConfigError, match="for 128 bits of security"):
         fragments.load(
-            tmp_path / "x", OWNER.public, Parameters(16384, 7), name="xray", shape=XRAY.shape, bounds=(0, 1)
+            tmp_path / "x", OWNER.public, Parameters(4096, 1), name="xray", shape=XRAY.shape, bounds=(0, 1)
         )
 
 
