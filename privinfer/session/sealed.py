@@ -20,6 +20,7 @@ taken, and the header is read by a decoder that knows nothing but what stands in
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -45,6 +46,7 @@ MAX_BODY: Final = 2 << 30
 SIGNATURE: Final = 64
 _PREFIX = struct.Struct("<8sHHIQ")
 _SIGNED = b"privinfer file at rest v1\x00"
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # as on memory sticks
 _FLOATS = {25: ">e", 26: ">f", 27: ">d"}
 
 
@@ -125,7 +127,7 @@ def write(
                     out.write(part)
                 out.flush()
                 os.fsync(out.fileno())
-            os.link(new, file)  # unlike a rename it never replaces what another process has just made
+            _put(new, file, mode)
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(new)
@@ -138,6 +140,17 @@ def write(
         raise _exists(file) from None
     except OSError as e:
         raise ConfigError(f"cannot write {file}: {(e.strerror or 'error').lower()}") from None
+
+
+def _put(new: Path, file: Path, mode: int) -> None:
+    """Give a finished file its name; FileExistsError where another process was faster."""
+    try:
+        os.link(new, file)  # unlike a rename it never replaces anything
+    except OSError as e:
+        if e.errno not in _NO_LINKS:
+            raise
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+        os.replace(new, file)  # our own, empty one
 
 
 def read(

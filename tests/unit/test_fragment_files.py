@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -311,6 +312,21 @@ def test_a_race_is_lost_not_won(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         write(file)
     assert [p.name for p in tmp_path.iterdir()] == ["x.fragment"]
     assert file.read_text() == "precious"
+
+
+def test_a_disk_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    file = tmp_path / "x.fragment"
+    write(file)
+    assert np.array_equal(read(file).data, DATA)
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)
+    with pytest.raises(ConfigError, match="exists already"):
+        write(file, name="mri")
+    assert read(file).header.input == "xray"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.fragment"]
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

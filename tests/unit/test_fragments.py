@@ -30,8 +30,12 @@ USAGE, CONFIG, INPUT, INTEGRITY = 2, 11, 13, 23  # exit codes
 
 
 def bound(n: int) -> float:
-    """Six standard deviations of a slot of a fresh encryption under one key: v e + e0 + e1 s."""
-    return 6 * SIGMA * math.sqrt(4 * n / 3 + 1) * math.sqrt(n / 2) / SCALE + 2.0**-40
+    """What no slot of a fresh encryption, v e + e0 + e1 s, exceeds in one run of a million.
+
+    The products are, in each slot, of two complex Gaussians: |v e| exceeds t deviations with probability
+    2 t K1(2 t), for t = 12.6 below 2^-32; the real part's deviation is sqrt(2) smaller.
+    """
+    return 18 * SIGMA * math.sqrt(4 * n / 3 + 1) * math.sqrt(n / 2) / SCALE + 2.0**-40
 
 
 @pytest.fixture

@@ -322,6 +322,25 @@ def test_zstd_under_a_cap(context: PublicContext, x: np.ndarray) -> None:
             bridge.inflate(again, limit, bridge.zstd())
 
 
+def test_zstd_bomb() -> None:
+    """A frame of 4 bytes for each 128 KiB: it inflates to a little more than itself, if at all."""
+    frame = b"\x28\xb5\x2f\xfd\x00\x50"
+    block = (1 << 1 | (1 << 17) << 3).to_bytes(3, "little") + b"\0"
+    frame = frame + block * 4000 + (1 | 1 << 1 | 8 << 3).to_bytes(3, "little") + b"\0"
+    blob = HEADER.pack(0xA15E, 16, *bridge.version(), 2, 0, 16 + len(frame)) + frame
+    with pytest.raises(IntegrityError, match="compressed and damaged, or larger"):
+        bridge.inflate(blob, 1 << 62, bridge.zstd())
+
+
+def test_a_context_that_claims_the_largest_ring() -> None:
+    """Sizes that follow from hostile parameters are not allocated before the bytes are there."""
+    form = Format(65536, family(65536, 40), bridge.version())
+    small = HEADER.pack(0xA15E, 16, *bridge.version(), 2, 0, 16 + 8) + bytes(8)
+    message = ContextMessage(form.emit_parameters(), galois_keys=small).emit()
+    with pytest.raises(IntegrityError, match="compressed and damaged"):
+        bridge.read_context(message, elements=65536)
+
+
 def test_zlib_vector(context: PublicContext, keys: Keys, x: np.ndarray) -> None:
     data, scale = context.encrypt(x)
     plain = context.form.emit_ciphertext(data, scale)

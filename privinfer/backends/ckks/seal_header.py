@@ -19,6 +19,10 @@ Inflate = Callable[[memoryview, int], bytes]
 
 MAGIC: Final = 0xA15E
 NONE, ZLIB, ZSTD = 0, 1, 2
+MAX_RATIO: Final = (
+    4  # residues are uniform: of 64 bits, those of a prime of 16 or more cannot be squeezed out
+)
+MAX_SPARE: Final = 1 << 20  # but empty rows of Galois keys can
 HEADER: Final = struct.Struct("<HBBBBHQ")
 _COMPRESSIONS = {ZLIB: "zlib", ZSTD: "zstd"}
 
@@ -76,7 +80,7 @@ def read_header(blob: Blob, what: str = "object", culprit: str | None = None) ->
 def inflate(
     blob: Blob, limit: int, zstd: Inflate | None = None, what: str = "object", culprit: str | None = None
 ) -> Blob:
-    """An object without its compression, never more than `limit` bytes of it.
+    """An object without its compression: at most `limit` bytes, and what uniform residues may come from.
 
     Parameters
     ----------
@@ -99,7 +103,8 @@ def inflate(
     header = read_header(blob, what, culprit)
     if header.compression == NONE:
         return blob
-    packed, room = memoryview(blob)[HEADER.size :], limit - HEADER.size
+    packed = memoryview(blob)[HEADER.size :]
+    room = min(limit - HEADER.size, MAX_RATIO * len(packed) + MAX_SPARE)
     if header.compression == ZSTD:
         if zstd is None:
             raise _compressed(what, header.compression, culprit)
@@ -114,7 +119,7 @@ def inflate(
         if len(members) <= room and not whole:
             raise IntegrityError(f"SEAL {what} is compressed and cut off", culprit=culprit)
     if len(members) > room:
-        raise IntegrityError(f"SEAL {what} inflates to more than {limit} bytes", culprit=culprit)
+        raise IntegrityError(f"SEAL {what} inflates to more than {room} bytes", culprit=culprit)
     return make_header(header.version, len(members) + HEADER.size) + members
 
 

@@ -170,7 +170,11 @@ class PublicContext:
         return load().ckks_vector_from(self.handle, message.emit())
 
     def read(self, vector: Any) -> tuple[U64, float]:
-        """Data and scale of a CKKSVector of one ciphertext."""
+        """Data and scale of a CKKSVector of one ciphertext.
+
+        After a rescaling TenSEAL calls the scale what the context has, and it is off by q / scale: who lets
+        TenSEAL multiply keeps the exact scale.
+        """
         found = read_vector(self.form, vector.serialize())
         if len(found) != 1:
             raise IntegrityError(f"a vector of {len(found)} ciphertexts, not one")
