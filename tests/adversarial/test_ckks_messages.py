@@ -22,6 +22,7 @@ from privinfer.protocols.ckks import (
     rekey,
     relinearise,
     threshold,
+    to_modular_shares,
     to_shares,
 )
 from privinfer.protocols.ckks.crs import CRS
@@ -359,6 +360,7 @@ def test_a_permit_is_good_for_one_share_of_its_ciphertext():
         "key switch": lambda c1, p: key_switch.generate_share(P, secret, secret, c1, smudging, p),
         "public switch": lambda c1, p: public_switch.generate_share(P, secret, target, c1, smudging, p),
         "to shares": lambda c1, p: to_shares.generate_share(P, secret, c1, 2, 46, p),
+        "to modular shares": lambda c1, p: to_modular_shares.generate_share(P, secret, c1, p),
         "refresh": lambda c1, p: refresh.generate_share(
             P, SPAN, secret, refresh.sample(P, CRS(SESSION), "c", SPAN), c1, p
         ),

@@ -21,6 +21,7 @@ from privinfer.protocols.ckks import (
     rekey,
     sampling,
     threshold,
+    to_modular_shares,
     to_shares,
 )
 from privinfer.protocols.ckks.crs import CRS
@@ -249,6 +250,27 @@ def test_to_shares_and_back(n):
     again = from_shares.finish(p, common, total)
     exact = p.ring.ntt(p.ring.lift(np.array(sums), p.data(p.levels)), p.data(p.levels))
     near(ckks.error(table, again, exact), noise.from_shares(n))
+
+
+@parties
+def test_to_modular_shares(n):
+    """Any plaintext modulo Q, also one that fills it."""
+    table = ckks.seated(n)
+    p, level = table.parameters, 3
+    basis = p.data(level)
+    plaintext = sampling.uniform(p, 1, basis)[0]
+    ciphertext = encryption.encrypt(p, table.public, plaintext)
+    made = {
+        name: to_modular_shares.generate_share(p, s, ciphertext[1], ckks.permit("shares", ciphertext[1]))
+        for name, s in table.secrets.items()
+    }
+    total = to_shares.aggregate(p, level, {name: sent for name, (_, sent) in made.items()}, table.holders)
+    whole = to_modular_shares.finish(p, ciphertext[0], total).residues
+    for mask, _ in made.values():
+        whole = p.ring.add(whole, mask.residues, basis)
+    before = encryption.decrypt(p, table.joint, ciphertext)
+    difference = p.ring.sub(p.ring.ntt(whole, basis), before, basis)
+    near(ckks.small(p, difference, basis), noise.to_shares(n))
 
 
 def test_shares_of_a_party_without_a_key():

@@ -62,7 +62,7 @@ class SecretShare(KeyShare):
         """The coefficients -1, 0, 1, shape (N,): for the party's own encrypted file and nothing else."""
         ring = self.parameters.ring
         residues = ring.intt(np.ascontiguousarray(self._values[:1]), (0,))[0]
-        found = residues.astype(np.int64)
+        found: I64 = residues.astype(np.int64)
         found[residues > 1] = -1
         return found
 

@@ -142,7 +142,7 @@ def generate_shares(
     """
     access.point(party)
     ring, full = parameters.ring, parameters.full
-    r = sampling.uniform(parameters, access.t - 1, full) if access.t > 1 else []
+    r = list(sampling.uniform(parameters, access.t - 1, full)) if access.t > 1 else []
     found = {}
     for holder in access.holders:
         alpha = _constants(parameters, access.point(holder))
