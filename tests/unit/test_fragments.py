@@ -16,11 +16,13 @@ import pytest
 from privinfer.backends.ckks import fragments
 from privinfer.cli import main as cli
 from privinfer.errors import ConfigError, InputError, IntegrityError
-from privinfer.protocols.ckks import encryption
-from privinfer.protocols.ckks.keys import OwnKey
+from privinfer.protocols.ckks import encryption, noise, public_switch, rekey
+from privinfer.protocols.ckks.keys import KeyShare, OwnKey
 from privinfer.protocols.ckks.parameters import SCALE, Parameters
+from privinfer.protocols.ckks.smudging import Smudging
 from privinfer.session import fragment, keyfile
 from privinfer.session.identity import Identity
+from tests.support.ckks import permit, seated
 
 SMALL = Parameters(1024, 2, insecure=True)
 OWNER, STRANGER = Identity.generate("hospital", days=2), Identity.generate("laboratory", days=2)
@@ -45,10 +47,10 @@ def key(tmp_path: Path) -> tuple[Path, OwnKey]:
     return file, fragments.open_key(file, OWNER, insecure=True)
 
 
-def slots_of(own: OwnKey, data: np.ndarray) -> np.ndarray:
+def slots_of(secret: KeyShare, data: np.ndarray) -> np.ndarray:
     """Decrypt one ciphertext to real slots."""
-    parameters = own.secret.parameters
-    plain = encryption.decrypt(parameters, own.secret, data)
+    parameters = secret.parameters
+    plain = encryption.decrypt(parameters, secret, data)
     ring, basis = parameters.ring, parameters.data(1)
     low = ring.intt(np.ascontiguousarray(plain[:1]), basis)[0].astype(np.int64)
     q = parameters.primes[0]
@@ -129,7 +131,7 @@ def test_fragment_comes_back(tmp_path: Path, key: tuple[Path, OwnKey]) -> None:
         file, OWNER.public, SMALL, name="xray", shape=values.shape, bounds=(0, 1), key=own.public.digest()
     )
     assert found.data.shape == (1, 2, 2, 1024)
-    slots = slots_of(own, found.data[0])
+    slots = slots_of(own.secret, found.data[0])
     assert np.abs(slots - found.layout.pack(values.reshape(-1))[0]).max() < bound(1024)
 
 
@@ -139,7 +141,7 @@ def test_fragment_of_several_ciphertexts(tmp_path: Path, key: tuple[Path, OwnKey
     fragments.encrypt(tmp_path / "x", OWNER, own.public, "dna", values, (-1, 1))
     found = fragments.load(tmp_path / "x", OWNER.public, SMALL, name="dna", shape=(1300,), bounds=(-1, 1))
     assert found.data.shape[0] == found.layout.ciphertexts == 3
-    slots = np.stack([slots_of(own, c) for c in found.data])
+    slots = np.stack([slots_of(own.secret, c) for c in found.data])
     assert np.abs(slots - found.layout.pack(values.reshape(-1))).max() < bound(1024)
 
 
@@ -155,8 +157,35 @@ def test_sessions_of_other_levels(tmp_path: Path, key: tuple[Path, OwnKey], leve
     )
     assert found.data.shape[2] == min(levels, 2)
     at_session = fragments.for_session(own, session)
-    slots = slots_of(at_session, found.data[0])
+    slots = slots_of(at_session.secret, found.data[0])
     assert np.abs(slots - found.layout.pack(values.reshape(-1))[0]).max() < bound(1024)
+
+
+@pytest.mark.parametrize("way", ["online", "offline"])
+def test_moved_under_a_joint_key(tmp_path: Path, key: tuple[Path, OwnKey], way: str) -> None:
+    """Months later: three key holders with more levels, and the owner's key from its file."""
+    file, own = key
+    values = XRAY / 4
+    fragments.encrypt(tmp_path / "x", OWNER, own.public, "xray", values, (0, 1))
+    table = seated(3)
+    session, consent = table.parameters, b"c" * 32
+    own = fragments.open_key(file, OWNER, insecure=True)
+    found = fragments.load(
+        tmp_path / "x", OWNER.public, session, name="xray", shape=XRAY.shape, bounds=(0, 1)
+    )
+    ciphertext = found.data[0]
+    if way == "online":
+        c1, smudging = np.ascontiguousarray(ciphertext[1]), Smudging(20)
+        mine = fragments.for_session(own, session)
+        share = rekey.switch(session, mine, table.public, c1, smudging, permit("rekey", c1))
+        moved = public_switch.finish(session, np.ascontiguousarray(ciphertext[0]), share.data)
+        std = noise.rekey_online(session, 3, smudging)
+    else:
+        published = fragments.publish(file, OWNER, own, table.public, consent)
+        moved = rekey.apply(session, published, table.public, consent, ciphertext)
+        std = noise.rekey_offline(session, 3, 2)
+    limit = bound(1024) + 18 * std * math.sqrt(1024 / 2) / SCALE
+    assert np.abs(slots_of(table.joint, moved) - found.layout.pack(values.reshape(-1))[0]).max() < limit
 
 
 def test_two_fragments_share_no_randomness(tmp_path: Path, key: tuple[Path, OwnKey]) -> None:
@@ -321,7 +350,7 @@ def test_encrypt(privinfer: Run, folder: Path) -> None:
         "xray.fragment", OWNER.public, session, name="xray", shape=(1, 28, 28), bounds=(0, 1)
     )
     own = fragments.open_key(folder / "hospital.ckks", OWNER)
-    slots = slots_of(fragments.for_session(own, session), found.data[0])
+    slots = slots_of(fragments.for_session(own, session).secret, found.data[0])
     image = slots[:1024].reshape(32, 32)
     assert np.abs(image[:28, :28] - 0.25).max() < bound(16384)
     assert np.abs(image[28:]).max() < bound(16384)
