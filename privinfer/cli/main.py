@@ -16,6 +16,7 @@ import typer
 from privinfer import __version__, insecure
 from privinfer.backends.base import Phase, Progress, Role
 from privinfer.cli import demo as demo_command
+from privinfer.cli import fragment as fragment_command
 from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
@@ -31,6 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # its tracebacks would show local variables, shares among them
     help="One neural network over data held by several parties; only the agreed receiver learns the output.",
 )
+
+app.add_typer(fragment_command.app, name="fragment")
 
 RangeOption = Annotated[
     list[str] | None, typer.Option("--range", metavar="NAME=LOW:HIGH", help="Range of an input.")
