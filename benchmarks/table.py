@@ -1,10 +1,10 @@
 """Results files to docs/benchmarks.md and its plots.
 
-    python -m benchmarks.table benchmarks/results/DATE.json [scaling-DATE.json] [roofline-DATE.json] [more.json]
+    python -m benchmarks.table benchmarks/results/DATE.json [scaling-DATE.json] [roofline-DATE.json] [..]
     python -m benchmarks.table                 a page that says that there was no run yet
 
-Files are told apart by their schema; of several of the first kind the first is the page's, and the others have
-a table of their own further down. Plots need matplotlib (the `bench` extra); `--no-plot` does without.
+Files are told apart by their schema; of several of the first kind the first is the page's, and the others
+have a table of their own further down. Plots need matplotlib (the `bench` extra); `--no-plot` does without.
 """
 
 from __future__ import annotations
