@@ -44,10 +44,14 @@ class Bound:
     calibrated: bool = False
 
     @property
+    def stray(self) -> Array:
+        """How far beyond its interval the fixed-point number may lie; not at all if `calibrated`."""
+        return np.zeros_like(self.error) if self.calibrated else self.error
+
+    @property
     def magnitude(self) -> float:
         """Largest absolute value the fixed-point number can take; as far as was seen, if `calibrated`."""
-        stray = 0.0 if self.calibrated else self.error
-        return float((np.maximum(np.abs(self.low), np.abs(self.high)) + stray).max())
+        return float((np.maximum(np.abs(self.low), np.abs(self.high)) + self.stray).max())
 
 
 def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: float = 2.0) -> list[Bound]:
@@ -163,12 +167,11 @@ def _check_inside(node: str, op: ir.Polynomial, low: float, high: float, what: s
 
 def check_ranges(model: ir.Model, bounds: list[Bound]) -> None:
     """Raise PrecisionError naming the first layer whose values may not fit their ring."""
-    for step, bound, spare in _room(model, bounds):
-        room = math.ldexp(1.0, step.type.bits - 1 - spare - step.type.frac)
-        if bound.magnitude >= room:
+    for need in _needs(model, bounds):
+        if need.reach >= need.room:
             raise PrecisionError(
-                f"layer {step.node!r}: values may reach {bound.magnitude:.3g}, but {step.type.bits} bits "
-                f"with {step.type.frac} of them fractional hold less than {room:.3g}",
+                f"layer {need.node!r}: {need.what} {need.reach:.3g}, but {need.bits} bits "
+                f"with {need.frac} of them fractional hold less than {need.room:.3g}",
                 hint=NARROWER,
             )
     _check_domains(model, bounds)
@@ -230,12 +233,57 @@ def _check_domains(model: ir.Model, bounds: list[Bound]) -> None:
 NARROWER = "declare narrower input ranges, or pass calibration= to trust the ranges seen on your own data"
 
 
-def _room(model: ir.Model, bounds: list[Bound]) -> Iterator[tuple[fp.Step, Bound, int]]:
-    """Each step with its bound and the bits it needs beside the sign: sign extension needs one more."""
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """How far a value, or what is compared in it, may reach in its ring; `spare` bits stay free."""
+
+    node: str
+    what: str
+    reach: float
+    bits: int
+    frac: int
+    spare: int = 0
+
+    @property
+    def room(self) -> float:
+        """What the ring holds beside the sign."""
+        return math.ldexp(1.0, self.bits - 1 - self.spare - self.frac)
+
+
+def _needs(model: ir.Model, bounds: list[Bound]) -> Iterator[_Need]:
+    """What each step's ring has to hold.
+
+    A value has to fit its ring; one that is extended needs one bit more. What is compared is a difference, of
+    a value and a break or of two values, and has to fit as well.
+    """
     program = compile_program(model.architecture)
     extended = {s.inputs[0] for s in program.steps if isinstance(s.operation, fp.Extend)}
     for step, bound in zip(program.steps, bounds, strict=True):
-        yield step, bound, int(step.index in extended)
+        if isinstance(step.operation, fp.Pieces | fp.Larger):
+            kind = program.steps[step.inputs[0]].type
+            x = bounds[step.inputs[0]]
+            if isinstance(step.operation, fp.Larger):
+                yield _Need(step.node, "values may differ by", _apart(x), kind.bits, kind.frac)
+            else:
+                far = max(_beyond(x, b * 2.0**-kind.frac) for b in step.operation.breaks)
+                yield _Need(step.node, "values may differ from a break by", far, kind.bits, kind.frac)
+                if step.operation.slope and step.type.bits + step.operation.shift > kind.bits:
+                    # the value itself is extended
+                    yield _Need(step.node, "values may reach", x.magnitude, kind.bits, kind.frac, 1)
+        spare = int(step.index in extended)
+        yield _Need(step.node, "values may reach", bound.magnitude, step.type.bits, step.type.frac, spare)
+
+
+def _beyond(x: Bound, at: float) -> float:
+    """Largest distance of a value from a number."""
+    return float((np.maximum(np.abs(x.low - at), np.abs(x.high - at)) + x.stray).max())
+
+
+def _apart(x: Bound) -> float:
+    """Largest difference of neighbours along the first axis, in the channel that is compared."""
+    first, second = (Bound(x.low[:, k::2, 0], x.high[:, k::2, 0], x.stray[:, k::2, 0]) for k in (0, 1))
+    reach = np.maximum(first.high - second.low, second.high - first.low)
+    return float((reach + first.error + second.error).max())
 
 
 def _fitting_bits(model: ir.Model, calibration: Mapping[str, Any] | None) -> int | None:
@@ -254,9 +302,9 @@ def _fitting_bits(model: ir.Model, calibration: Mapping[str, Any] | None) -> int
         except PrecisionError:
             needed = max(
                 (
-                    math.frexp(bound.magnitude)[1] + step.type.frac + 1 + spare
-                    for step, bound, spare in _room(wider, bounds)
-                    if not step.type.wide
+                    math.frexp(need.reach)[1] + need.frac + 1 + need.spare
+                    for need in _needs(wider, bounds)
+                    if need.bits < fp.WIDE
                 ),
                 default=n,
             )
@@ -320,7 +368,7 @@ def declare(
     if not publish_error_bound:
         return model
     program = compile_program(model.architecture)
-    worst = max(float(bounds[s.index].error.max()) for s, _ in program.reveals())
+    worst = max(2.0**-fp.WIDE, *(float(bounds[s.index].error.max()) for s, _ in program.reveals()))
     return model.with_precision(
         dataclasses.replace(precision, error_bound=2.0 ** math.ceil(math.log2(worst)))
     )

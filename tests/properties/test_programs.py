@@ -97,6 +97,19 @@ def test_random_architectures(model: ir.Model, batch: int, exact: bool, network:
     check_cost(outcome, batch)
 
 
+@settings(max_examples=120)
+@given(models(max_nodes=5, max_inputs=2, bent=True), st.sampled_from([1, 3]), seeds)
+def test_random_architectures_that_are_not_linear(model: ir.Model, batch: int, seed: int) -> None:
+    """In every ring: what fits it, how its values are scaled, and how their errors grow."""
+    x = rows(model.architecture, batch, seed)
+    outcome = simulate(model, x)
+    check_cost(outcome, batch)
+    exact, bound = reference.run(model, x), output_errors(model)
+    for name, y in outcome.outputs.items():
+        # float64 itself is off by far less than the smallest error that is ever declared
+        assert (np.abs(y - exact[name]) <= bound[name] + 1e-9 * (1 + np.abs(exact[name]))).all(), name
+
+
 @pytest.mark.slow
 @settings(max_examples=400)
 @given(models(max_nodes=12), st.booleans(), st.sampled_from([FSS, BLINDED]), seeds)
