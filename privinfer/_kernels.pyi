@@ -418,3 +418,100 @@ def current_path() -> str:
 
 def use_path(name: str) -> None:
     """Choose a code path for the whole process (for tests); `ValueError` if unknown or unavailable."""
+
+class Rns:
+    """Polynomials of degree below n modulo the primes of a chain, the last of which is special.
+
+    Parameters
+    ----------
+    n : int
+        A power of two from 1024 to 65536.
+    primes : sequence of int
+        1 to 64 distinct primes = 1 mod 2n below 2^61. Where all are below 2^50 and the CPU has AVX2 and FMA,
+        products are done in doubles; results are the same.
+
+    Notes
+    -----
+    A basis is a sequence of places of primes, one for each limb. Residues have to be below their primes (not
+    checked). `..` stands for any leading axes. Methods are described in `privinfer.protocols.ckks.ring`.
+    """
+
+    def __init__(self, n: int, primes: Sequence[int]) -> None: ...
+    @property
+    def fast(self) -> bool:
+        """Whether the vector path is in use."""
+
+    def ntt(self, a: NDArray[np.uint64], basis: Sequence[int]) -> NDArray[np.uint64]:
+        """NTT form of (.., l, n)."""
+
+    def intt(self, a: NDArray[np.uint64], basis: Sequence[int]) -> NDArray[np.uint64]:
+        """Inverse of :meth:`ntt`."""
+
+    def add(self, a: NDArray[np.uint64], b: NDArray[np.uint64], basis: Sequence[int]) -> NDArray[np.uint64]:
+        """Sum; b has the shape of a, or (l, n)."""
+
+    def sub(self, a: NDArray[np.uint64], b: NDArray[np.uint64], basis: Sequence[int]) -> NDArray[np.uint64]:
+        """Difference, as :meth:`add`."""
+
+    def mul(self, a: NDArray[np.uint64], b: NDArray[np.uint64], basis: Sequence[int]) -> NDArray[np.uint64]:
+        """Product position by position, as :meth:`add`."""
+
+    def neg(self, a: NDArray[np.uint64], basis: Sequence[int]) -> NDArray[np.uint64]:
+        """Negative."""
+
+    def scale(
+        self, a: NDArray[np.uint64], scalars: NDArray[np.uint64], basis: Sequence[int]
+    ) -> NDArray[np.uint64]:
+        """Each limb times its scalar, which is below its prime."""
+
+    def automorph(self, a: NDArray[np.uint64], element: int) -> NDArray[np.uint64]:
+        """``a(X^element)`` of (.., n) in NTT form; element odd, below 2n."""
+
+    def lift(self, v: NDArray[np.int64], basis: Sequence[int]) -> NDArray[np.uint64]:
+        """Residues (.., l, n) of signed coefficients (.., n)."""
+
+    def lift_wide(self, words: NDArray[np.uint64], basis: Sequence[int]) -> NDArray[np.uint64]:
+        """Residues (.., l, n) of signed 128-bit coefficients (.., n, 2), low word first."""
+
+    def compose(self, a: NDArray[np.uint64], basis: Sequence[int]) -> NDArray[np.uint64]:
+        """Centred integers (.., n, 2) of (.., l, n), l at most 4; `ValueError` where one exceeds 128 bits."""
+
+    def to_ring64(self, a: NDArray[np.uint64], basis: Sequence[int]) -> NDArray[np.uint64]:
+        """``round(2^64 a / Q) mod 2^64`` (.., n) of (.., l, n), off by l at most."""
+
+    def uniform(self, key: bytes, count: int, basis: Sequence[int]) -> NDArray[np.uint64]:
+        """Uniform residues (count, l, n) from AES-128-CTR under 16 bytes."""
+
+    def ternary(self, key: bytes, count: int) -> NDArray[np.int64]:
+        """Uniform in {-1, 0, 1}, (count, n)."""
+
+    def binomial(self, key: bytes, count: int) -> NDArray[np.int64]:
+        """21 bits less 21 bits, (count, n)."""
+
+    def wide_uniform(self, key: bytes, count: int, bits: int) -> NDArray[np.uint64]:
+        """Signed 128-bit numbers in [-2^bits, 2^bits), (count, n, 2); bits at most 120."""
+
+    def decompose(self, c: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Digits (l, l + 1, n) of (l, n), NTT form."""
+
+    def key_product(
+        self, digits: NDArray[np.uint64], key: NDArray[np.uint64], element: int
+    ) -> NDArray[np.uint64]:
+        """Digits permuted by the automorphism, times a key (l or more, 2, primes, n): (2, l + 1, n)."""
+
+    def mod_down(self, a: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Divide (.., l + 1, n) over the first l primes and the special one by the special one."""
+
+    def rescale(self, a: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Divide (.., l, n) by the last of the first l primes."""
+
+    def multiply_sum(
+        self, x: NDArray[np.uint64], y: NDArray[np.uint64], basis: Sequence[int]
+    ) -> NDArray[np.uint64]:
+        """Sum over the first axis of x (count, 2, l, n) times y (count, l, n): (2, l, n)."""
+
+    def encode(self, slots: NDArray[np.complex128], scale: float, basis: Sequence[int]) -> NDArray[np.uint64]:
+        """Canonical embedding of (.., n / 2) in NTT form; `ValueError` where a coefficient reaches 2^62."""
+
+    def decode(self, coefficients: NDArray[np.float64], scale: float) -> NDArray[np.complex128]:
+        """Slots (.., n / 2) of coefficients (.., n), divided by the scale."""

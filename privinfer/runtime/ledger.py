@@ -1,9 +1,10 @@
 """Which decryption shares have left this party, on disk: an entry is durable before its share exists.
 
-A share of one ciphertext serves once (`protocols/ckks/release.py`). The entry is committed, and has reached the disk,
-before :meth:`ReleaseLedger.record` returns; a process that is killed afterwards finds it when it comes back, whether
-the share was sent or not. SQLite in WAL mode with full synchronisation; one process at a time. The file holds digests and
-names of steps, nothing secret, and belongs to the party alone (0700, 0600).
+A share of one ciphertext serves once (`protocols/ckks/release.py`). The entry is committed, and has reached
+the disk, before :meth:`ReleaseLedger.record` returns; a process that is killed afterwards finds it when it
+comes back, whether the share was sent or not. SQLite in WAL mode with full synchronisation; one process at
+a time. The file holds digests and names of steps, nothing secret, and belongs to the party alone (0700,
+0600).
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class ReleaseLedger:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(self.folder / "ledger.lock", os.O_CREAT | os.O_RDWR, 0o600)
         except OSError as e:
-            raise ConfigError(f"ledger {self.folder} cannot be used: {(e.strerror or 'error').lower()}") from e
+            raise ConfigError(
+                f"ledger {self.folder} cannot be used: {(e.strerror or 'error').lower()}"
+            ) from e
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -66,7 +69,9 @@ class ReleaseLedger:
         except sqlite3.DatabaseError:
             self.close()
             raise IntegrityError(
-                f"ledger {self.folder} is damaged", culprit=party, hint="make new keys, and a new ledger with them"
+                f"ledger {self.folder} is damaged",
+                culprit=party,
+                hint="make new keys, and a new ledger with them",
             ) from None
         except BaseException:
             self.close()
@@ -82,7 +87,9 @@ class ReleaseLedger:
         (healthy,) = db.execute("PRAGMA quick_check").fetchone()
         if healthy != "ok":
             raise sqlite3.DatabaseError(healthy)
-        db.execute("INSERT OR IGNORE INTO owner SELECT ? WHERE NOT EXISTS (SELECT * FROM owner)", (self._party,))
+        db.execute(
+            "INSERT OR IGNORE INTO owner SELECT ? WHERE NOT EXISTS (SELECT * FROM owner)", (self._party,)
+        )
         (owner,) = db.execute("SELECT party FROM owner").fetchone()
         if owner != self._party:
             raise ConfigError(f"ledger {self.folder} belongs to {owner}", culprit=self._party)

@@ -22,6 +22,7 @@ from privinfer.protocols.ckks import (
     rekey,
     relinearise,
     threshold,
+    to_modular_shares,
     to_shares,
 )
 from privinfer.protocols.ckks.crs import CRS
@@ -88,13 +89,19 @@ def rounds() -> dict[str, Round]:
             galois.KIND,
         ),
         "key switch": Round(
-            {n: key_switch.generate_share(P, s, new[n], c[1], smudging, permit()) for n, s in secrets.items()},
+            {
+                n: key_switch.generate_share(P, s, new[n], c[1], smudging, permit())
+                for n, s in secrets.items()
+            },
             lambda data, who: key_switch.parse(P, data, 3, who),
             lambda shares: key_switch.aggregate(P, 3, shares, names),
             key_switch.KIND,
         ),
         "public switch": Round(
-            {n: public_switch.generate_share(P, s, target, c[1], smudging, permit()) for n, s in secrets.items()},
+            {
+                n: public_switch.generate_share(P, s, target, c[1], smudging, permit())
+                for n, s in secrets.items()
+            },
             lambda data, who: public_switch.parse(P, data, 3, who),
             lambda shares: public_switch.aggregate(P, 3, shares, names),
             public_switch.KIND,
@@ -112,7 +119,10 @@ def rounds() -> dict[str, Round]:
             from_shares.KIND,
         ),
         "refresh": Round(
-            {n: refresh.generate_share(P, SPAN, s, ckks.fresh(again), c[1], permit()) for n, s in secrets.items()},
+            {
+                n: refresh.generate_share(P, SPAN, s, ckks.fresh(again), c[1], permit())
+                for n, s in secrets.items()
+            },
             lambda data, who: refresh.parse(P, SPAN, data, who),
             lambda shares: refresh.aggregate(P, SPAN, shares, names),
             refresh.KIND,
@@ -227,7 +237,9 @@ def test_an_unknown_holder_and_a_missing_one(kind):
 def committed():
     crs = CRS(SESSION, 9)
     a = public_key.sample(P, crs)
-    states = {n: public_key.generate_share(P, SESSION, n, SecretShare.fresh(P), ckks.fresh(a)) for n in HOLDERS}
+    states = {
+        n: public_key.generate_share(P, SESSION, n, SecretShare.fresh(P), ckks.fresh(a)) for n in HOLDERS
+    }
     commitments = {n: s.commitment for n, s in states.items()}
     return states, commitments, {n: s.reveal(commitments, HOLDERS) for n, s in states.items()}
 
@@ -248,7 +260,11 @@ def test_a_broken_commitment_names_its_holder():
         assert (e.value.culprit, e.value.step, e.value.round) == (LIAR, "public key", 2)
     with pytest.raises(ProtocolViolation, match="not the one committed to") as e:
         public_key.aggregate(
-            P, SESSION, {**commitments, LIAR: commitments["hospital"]}, {**openings, LIAR: openings["hospital"]}, HOLDERS
+            P,
+            SESSION,
+            {**commitments, LIAR: commitments["hospital"]},
+            {**openings, LIAR: openings["hospital"]},
+            HOLDERS,
         )
     assert e.value.culprit == LIAR
     with pytest.raises(ProtocolViolation, match="not the one committed to"):
@@ -344,6 +360,7 @@ def test_a_permit_is_good_for_one_share_of_its_ciphertext():
         "key switch": lambda c1, p: key_switch.generate_share(P, secret, secret, c1, smudging, p),
         "public switch": lambda c1, p: public_switch.generate_share(P, secret, target, c1, smudging, p),
         "to shares": lambda c1, p: to_shares.generate_share(P, secret, c1, 2, 46, p),
+        "to modular shares": lambda c1, p: to_modular_shares.generate_share(P, secret, c1, p),
         "refresh": lambda c1, p: refresh.generate_share(
             P, SPAN, secret, refresh.sample(P, CRS(SESSION), "c", SPAN), c1, p
         ),
@@ -363,7 +380,9 @@ def test_masks_without_room_are_refused_before_anything_is_spent():
     permit = ckks.permit("step", c[1])
     span = refresh.Span(low=2, high=4, holders=3, message_bits=50)
     common = refresh.sample(P, CRS(SESSION), "c", span)
-    with pytest.raises(PrecisionError, match="refresh: masks of 100 bits for 3 key holders .* do not fit 2 levels"):
+    with pytest.raises(
+        PrecisionError, match=r"refresh: masks of 100 bits for 3 key holders .* do not fit 2 levels"
+    ):
         refresh.generate_share(P, span, secret, common, c[1], permit)
     with pytest.raises(PrecisionError, match="encryption to shares: masks of 100 bits"):
         to_shares.generate_share(P, secret, c[1], 3, 50, permit)

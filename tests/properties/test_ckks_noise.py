@@ -1,7 +1,8 @@
 """Every protocol's error has the declared standard deviation within a factor of 2, for 2 to 8 parties.
 
-With N = 1024 coefficients a sample's standard deviation strays from the true one by 1 / sqrt(2 N) = 2.2 % of it (errors
-are close to normal and coefficients nearly uncorrelated), so a factor of 2 is more than 20 of its deviations away.
+With N = 1024 coefficients a sample's standard deviation strays from the true one by 1 / sqrt(2 N) = 2.2 %
+of it (errors are close to normal and coefficients nearly uncorrelated), so a factor of 2 is more than 20 of
+its deviations away.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from privinfer.protocols.ckks import (
     rekey,
     sampling,
     threshold,
+    to_modular_shares,
     to_shares,
 )
 from privinfer.protocols.ckks.crs import CRS
@@ -135,9 +137,7 @@ def public_switched(table: Table, ciphertext, target, smudging, keys=None):
         )
         for name, s in keys.items()
     }
-    wire = {
-        name: public_switch.parse(p, share.to_bytes(), level, name) for name, share in shares.items()
-    }
+    wire = {name: public_switch.parse(p, share.to_bytes(), level, name) for name, share in shares.items()}
     assert all(len(share.to_bytes()) == public_switch.size(p, level) for share in shares.values())
     total = public_switch.aggregate(p, level, wire, tuple(keys))
     return public_switch.finish(p, ciphertext[0], total)
@@ -221,14 +221,17 @@ def test_to_shares_and_back(n):
     _, ciphertext = ckks.encrypted(table, 45, level)
     before = ckks.small(p, encryption.decrypt(p, table.joint, ciphertext), p.data(level))
     made = {
-        name: to_shares.generate_share(
-            p, s, ciphertext[1], n, 46, ckks.permit("shares", ciphertext[1])
-        )
+        name: to_shares.generate_share(p, s, ciphertext[1], n, 46, ckks.permit("shares", ciphertext[1]))
         for name, s in table.secrets.items()
     }
     total = to_shares.aggregate(p, level, {name: sent for name, (_, sent) in made.items()}, table.holders)
     rest = to_shares.finish(p, ciphertext[0], total)
-    sums = [sum(c) for c in zip(*(ckks.integers(m.words) for m, _ in made.values()), ckks.integers(rest.words), strict=True)]
+    sums = [
+        sum(c)
+        for c in zip(
+            *(ckks.integers(m.words) for m, _ in made.values()), ckks.integers(rest.words), strict=True
+        )
+    ]
     difference = [a - int(b) for a, b in zip(sums, before, strict=True)]
     near(difference, noise.to_shares(n))
     # exact over the integers, hence modulo 2**64
@@ -249,6 +252,27 @@ def test_to_shares_and_back(n):
     near(ckks.error(table, again, exact), noise.from_shares(n))
 
 
+@parties
+def test_to_modular_shares(n):
+    """Any plaintext modulo Q, also one that fills it."""
+    table = ckks.seated(n)
+    p, level = table.parameters, 3
+    basis = p.data(level)
+    plaintext = sampling.uniform(p, 1, basis)[0]
+    ciphertext = encryption.encrypt(p, table.public, plaintext)
+    made = {
+        name: to_modular_shares.generate_share(p, s, ciphertext[1], ckks.permit("shares", ciphertext[1]))
+        for name, s in table.secrets.items()
+    }
+    total = to_shares.aggregate(p, level, {name: sent for name, (_, sent) in made.items()}, table.holders)
+    whole = to_modular_shares.finish(p, ciphertext[0], total).residues
+    for mask, _ in made.values():
+        whole = p.ring.add(whole, mask.residues, basis)
+    before = encryption.decrypt(p, table.joint, ciphertext)
+    difference = p.ring.sub(p.ring.ntt(whole, basis), before, basis)
+    near(ckks.small(p, difference, basis), noise.to_shares(n))
+
+
 def test_shares_of_a_party_without_a_key():
     table = table_copy(ckks.seated(3))
     p = table.parameters
@@ -267,7 +291,8 @@ def test_any_t_of_n_act_for_all(n, t):
     held = {}
     for holder in table.holders:
         received = {
-            dealer: threshold.parse(p, dealt[dealer][holder].expose(), dealer, holder) for dealer in table.holders
+            dealer: threshold.parse(p, dealt[dealer][holder].expose(), dealer, holder)
+            for dealer in table.holders
         }
         held[holder] = threshold.aggregate(p, access, holder, received)
     for active in (table.holders[:t], table.holders[-t:], table.holders[::-1][:t]):

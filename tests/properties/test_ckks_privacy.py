@@ -1,6 +1,8 @@
-"""What coalitions see: garbage without the last share, uniform sub-shares, masks that hide; and attacks that work.
+"""What coalitions see: garbage without the last share, uniform sub-shares, masks that hide; and attacks that
+work.
 
-Statistics have exact tails (tests/support/stats.py); each is shown to catch a variant that is broken on purpose.
+Statistics have exact tails (tests/support/stats.py); each is shown to catch a variant that is broken on
+purpose.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def test_all_but_one_decrypt_to_garbage(n):
     assert share_of_modulus(table, ciphertext, table.joint) < 2.0**-50
     for missing in table.holders:
         coalition = ckks.total_key(p, [s for name, s in table.secrets.items() if name != missing])
-        assert abs(share_of_modulus(table, ciphertext, coalition) - 0.5) < stats.hoeffding(1, p.n, stats.ALARM / n)
+        assert abs(share_of_modulus(table, ciphertext, coalition) - 0.5) < stats.hoeffding(
+            1, p.n, stats.ALARM / n
+        )
 
 
 def test_fewer_than_t_decrypt_to_garbage_and_see_uniform_sub_shares():

@@ -97,7 +97,9 @@ def galois_key(table: Table, element: int) -> U64:
 # -- numbers -----------------------------------------------------------------------------------------
 
 
-def message(parameters: Parameters, bits: int, level: int, seed: int = 0) -> tuple[npt.NDArray[np.int64], U64]:
+def message(
+    parameters: Parameters, bits: int, level: int, seed: int = 0
+) -> tuple[npt.NDArray[np.int64], U64]:
     """Coefficients below 2**bits in absolute value, and their plaintext in NTT form."""
     values = np.random.default_rng(seed).integers(-(1 << bits) + 1, 1 << bits, parameters.n)
     ring, basis = parameters.ring, parameters.data(level)
@@ -121,7 +123,9 @@ def small(parameters: Parameters, residues: U64, basis: Sequence[int]) -> npt.ND
     return values
 
 
-def error(table: Table, ciphertext: U64, plaintext: U64, key: KeyShare | None = None) -> npt.NDArray[np.int64]:
+def error(
+    table: Table, ciphertext: U64, plaintext: U64, key: KeyShare | None = None
+) -> npt.NDArray[np.int64]:
     """c0 + c1 s - m, by the oracle."""
     p, level = table.parameters, ciphertext.shape[1]
     opened = encryption.decrypt(p, table.joint if key is None else key, ciphertext)

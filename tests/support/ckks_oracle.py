@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
 
-from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext, encrypt_zero
-from privinfer.protocols.ckks import sampling
+from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext
+from privinfer.protocols.ckks import encryption, sampling
 from privinfer.protocols.ckks.keys import PublicKey, SecretShare
 from privinfer.protocols.ckks.parameters import SCALE, Parameters
 
-SIGMA = np.sqrt(10.5)  # of the errors
+#: Standard deviations that no slot's error exceeds: a slot of e s is a product of two complex Gaussians,
+#: whose real part is Laplace distributed, beyond 24 deviations with probability exp(-24 sqrt 2) = 2e-15.
+TAIL = 24.0
 
 
 class Oracle:
@@ -20,15 +23,22 @@ class Oracle:
     Key noise is that of one party, or of the sum where `holders` says so: errors of a joint key are sums.
     """
 
-    def __init__(self, parameters: Parameters, holders: int = 1) -> None:
+    def __init__(self, parameters: Parameters, holders: int = 1, secret: np.ndarray | None = None) -> None:
         self.parameters = parameters
         self.holders = holders
         ring, full = parameters.ring, parameters.full
-        self.secret = SecretShare.fresh(parameters).values
-        for _ in range(holders - 1):
-            self.secret = ring.add(self.secret, SecretShare.fresh(parameters).values, full)
+        if secret is None:
+            secret = SecretShare.fresh(parameters).values
+            for _ in range(holders - 1):
+                secret = ring.add(secret, SecretShare.fresh(parameters).values, full)
+        self.secret = secret
         self.public = PublicKey(parameters, self._pair(None, None))
         self.relinearisation = self._switching(ring.mul(self.secret, self.secret, full))
+
+    def at(self, levels: int) -> Oracle:
+        """The same secret under parameters of fewer levels."""
+        few = dataclasses.replace(self.parameters, levels=levels)
+        return Oracle(few, self.holders, np.concatenate([self.secret[:levels], self.secret[-1:]]))
 
     def _errors(self):
         ring, full = self.parameters.ring, self.parameters.full
@@ -45,7 +55,8 @@ class Oracle:
         b = ring.sub(self._errors(), ring.mul(a, self.secret, full), full)
         if target is not None:
             limb = (digit,)
-            part = ring.scale(target[digit : digit + 1], np.array([p.special % p.primes[digit]], np.uint64), limb)
+            by = np.array([p.special % p.primes[digit]], np.uint64)
+            part = ring.scale(target[digit : digit + 1], by, limb)
             b[digit] = ring.add(b[digit : digit + 1], part, limb)[0]
         return np.stack([b, a])
 
@@ -67,12 +78,20 @@ class Oracle:
         p = self.parameters
         basis = p.data(limbs)
         plain = p.ring.encode(np.asarray(values, dtype=np.complex128), scale, basis)
-        data = encrypt_zero(self.public, limbs)
-        data[0] = p.ring.add(data[0], plain, basis)
-        return Ciphertext(data, scale)
+        return Ciphertext(encryption.encrypt(p, self.public, plain), scale)
 
     def decrypt(self, a: Ciphertext) -> np.ndarray:
         """Complex slots."""
+        return self.parameters.ring.decode(wide_floats(self.message(a)), a.scale)
+
+    def refresh(self, a: Ciphertext, limbs: int) -> Ciphertext:
+        """The same message and scale in a fresh encryption: what the key holders do without seeing it."""
+        ring, basis = self.parameters.ring, self.parameters.data(limbs)
+        plain = ring.ntt(ring.lift_wide(self.message(a), basis), basis)
+        return Ciphertext(encryption.encrypt(self.parameters, self.public, plain), a.scale)
+
+    def message(self, a: Ciphertext) -> np.ndarray:
+        """Scale times message plus error: coefficients as signed 128-bit words."""
         p = self.parameters
         limbs = min(a.limbs, 3)
         basis = p.data(limbs)
@@ -82,8 +101,7 @@ class Oracle:
         for part in data[1:]:
             m = p.ring.add(m, p.ring.mul(part, power, basis), basis)
             power = p.ring.mul(power, s, basis)
-        words = p.ring.compose(p.ring.intt(m, basis), basis)
-        return p.ring.decode(wide_floats(words), a.scale)
+        return p.ring.compose(p.ring.intt(m, basis), basis)
 
 
 def wide_floats(words: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Arithmetic of ciphertexts against vectors in the clear; errors against the variance each operation adds.
 
-Bounds are eight standard deviations of the declared error (bookkeeping.py): over all slots of all tests of a
-run, a Gaussian goes beyond one with probability below 1e-9.
+Bounds are the tail of the standard deviations that each operation is declared to add.
 """
 
 from __future__ import annotations
@@ -10,19 +9,28 @@ import numpy as np
 import pytest
 
 from privinfer.backends.ckks import linear
-from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext, encrypt_zero
+from privinfer.backends.ckks.affine import Matrix
+from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext
+from privinfer.backends.ckks.diagonals import COSTS, Diagonals, dense, diagonal_values, diagonalise
+from privinfer.backends.ckks.layout import Layout
 from privinfer.errors import ConfigError, PrecisionError
+from privinfer.protocols.ckks import noise
 from privinfer.protocols.ckks.parameters import SCALE, Parameters
-from tests.support.ckks_oracle import Oracle, vectors
+from privinfer.protocols.ckks.smudging import Smudging
+from tests.support.ckks_oracle import TAIL, Oracle, vectors
 
 N = 1024
 S = N // 2
+PARAMETERS = Parameters(N, 4, insecure=True)
+FRESH = noise.fresh(PARAMETERS, 3)
+ROUNDING = noise.rounding(PARAMETERS, 3)
+SWITCH = noise.rotation(PARAMETERS, 3, 4)
 STEPS = (1, 2, 3, 4, 8, 12, 16, 32, 64, 128, 256, 511)
 
 
 @pytest.fixture(scope="module")
 def oracle() -> Oracle:
-    return Oracle(Parameters(N, 4, insecure=True), holders=3)
+    return Oracle(PARAMETERS, holders=3)
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +38,9 @@ def ckks(oracle: Oracle) -> Arithmetic:
     return oracle.arithmetic(STEPS)
 
 
-# Of one coefficient, in units of the ciphertext: three holders, s of variance 2, products of N terms.
-FRESH = np.sqrt(10.5 * (N * 3 * 2 / 3 + 1 + N * 2))  # v e_pk + e0 + e1 s
-ROUNDING = np.sqrt((1 + N * 2) / 12)  # of a rescale or a division by P
-SWITCH = np.sqrt(
-    4 * N / 12 * 10.5 * 3
-)  # four digits, each uniform below q, times three parties' errors, over P
-
-
 def slot(coefficient: float, scale: float = SCALE) -> float:
-    """Eight standard deviations of a slot's real part."""
-    return 8 * coefficient * np.sqrt(N / 2) / scale
+    """Bound of a slot's real part."""
+    return TAIL * coefficient * np.sqrt(N / 2) / scale
 
 
 def close(oracle: Oracle, found: Ciphertext, wanted: np.ndarray, bound: float) -> None:
@@ -61,7 +61,7 @@ def test_sums(oracle: Oracle, ckks: Arithmetic) -> None:
 def test_product_relinearised_and_not(oracle: Oracle, ckks: Arithmetic) -> None:
     x, y = vectors(2, 2, S)
     a, b = oracle.encrypt(x, 4), oracle.encrypt(y, 4)
-    # Each factor's error times the other factor, at most 1; switching is far below, at the square of the scale.
+    # Each factor's error times the other factor, at most 1; switching is far below, at the scale squared.
     bound = slot(2 * FRESH + ROUNDING)
     close(oracle, ckks.rescale(ckks.multiply(a, b)), x * y, bound)
     close(oracle, ckks.product(a, b), x * y, slot(2 * FRESH))
@@ -128,65 +128,59 @@ def test_zero_encryptions_hide_and_change_nothing(oracle: Oracle, ckks: Arithmet
     assert not np.any((b.data == a.data).all(axis=-1))
     assert not np.any((b.data == c.data).all(axis=-1))
     close(oracle, b, x, slot(FRESH * np.sqrt(2)))
-    flood = 30
-    zero = oracle.decrypt(Ciphertext(encrypt_zero(oracle.public, 2, flood), SCALE)).real
-    wanted = 2.0**flood / np.sqrt(3) * np.sqrt(N / 2) / SCALE
-    assert 0.85 * wanted < zero.std() < 1.15 * wanted  # 512 slots: the estimate's own deviation is 3 %
-
-
-def dense(matrix: np.ndarray, period: int, split: int) -> dict[tuple[int, int], np.ndarray]:
-    """Diagonals of (m, d) with output i at all slots = i mod `period` after folding."""
-    m, d = matrix.shape
-    s = np.arange(S)
-    block = {}
-    for step in range(period):
-        values = np.zeros(S)
-        rows, columns = s % period, (s + step) % S
-        at = (rows < m) & (columns < d)
-        values[at] = matrix[rows[at], columns[at]]
-        block[step - step % split, step % split] = values
-    return block
+    flooded = oracle.decrypt(ckks.hide(a, oracle.public, Smudging(30))).real - x
+    wanted = noise.slot_std(PARAMETERS, Smudging(30).std)
+    assert 0.85 * wanted < flooded.std() < 1.15 * wanted  # 512 slots: the estimate's own deviation is 3 %
 
 
 def test_dense_layer_with_folds(oracle: Oracle, ckks: Arithmetic) -> None:
     rng = np.random.default_rng(9)
     matrix, bias = rng.normal(size=(13, 400)) / 20, rng.normal(size=13)
-    x = np.zeros(S)
-    x[:400] = vectors(10, 400)
-    spread = np.zeros(16)
-    spread[:13] = bias
+    x = vectors(10, 400)
+    given, result = dense(400, S), dense(13, S)
+    rows, columns = np.divmod(np.arange(matrix.size), 400)
+    m = Matrix(rows.astype(np.int32), columns.astype(np.int32), matrix.reshape(-1))
+    steps = diagonalise([given], result, [m], COSTS)
+    keyed = oracle.arithmetic([*steps.rotations, *steps.folds])
     scale = SCALE * 0.99
     prepared = linear.prepare(
-        ckks,
-        {(0, 0): dense(matrix, 16, 4)},
-        [np.tile(spread, S // 16)],
+        keyed,
+        steps,
+        diagonal_values([m], steps),
+        list(result.pack(bias)),
         limbs=4,
         scales=[SCALE],
         scale=scale,
-        folds=[16, 32, 64, 128, 256],
     )
-    (y,) = linear.product(ckks, [oracle.encrypt(x, 4)], prepared)
+    (y,) = linear.product(keyed, [oracle.encrypt(given.pack(x)[0], 4)], prepared)
     assert y.scale == scale
     assert y.limbs == 3
-    rows = np.abs(matrix).max() * np.sqrt(400)
-    wanted = np.zeros(S)
-    wanted[:] = np.tile(np.concatenate([matrix @ x[:400] + bias, np.zeros(3)]), S // 16)
-    close(oracle, y, wanted, slot((FRESH + SWITCH + ROUNDING) * rows + ROUNDING + 2))
+    norm = np.linalg.norm(matrix, axis=1).max()
+    bound = slot((FRESH + SWITCH) * norm + ROUNDING + 2)
+    close(oracle, y, result.pack(matrix @ x + bias)[0], bound)
+    with pytest.raises(ConfigError, match="Galois key"):
+        linear.product(oracle.arithmetic(), [oracle.encrypt(given.pack(x)[0], 4)], prepared)
 
 
 def test_two_sources_two_outputs_and_gaps(oracle: Oracle, ckks: Arithmetic) -> None:
     rng = np.random.default_rng(11)
     x, y = vectors(12, 2, S)
-    steps = {(0, 0): [(0, 0), (0, 3), (8, 1)], (0, 1): [(0, 1), (8, 0)], (1, 1): [(8, 3), (8, 1), (0, 3)]}
-    blocks = {at: {gb: rng.normal(size=S) for gb in found} for at, found in steps.items()}
+    table = np.array(  # output, input, giant, baby
+        [(0, 0, 0, 0), (0, 0, 0, 3), (0, 1, 0, 1), (0, 0, 8, 1), (0, 1, 8, 0), (1, 1, 0, 3), (1, 1, 8, 1)]
+    ).T
+    whole = Layout.at(np.arange(S), S)
+    steps = Diagonals((whole, whole), Layout.at(np.arange(2 * S), S), *table, ())
+    values = rng.normal(size=(steps.count, S))
     scales = [SCALE, SCALE * 1.5]
-    prepared = linear.prepare(ckks, blocks, [None, None], limbs=3, scales=scales, scale=SCALE)
-    found = linear.product(ckks, [oracle.encrypt(x, 3, scales[0]), oracle.encrypt(y, 3, scales[1])], prepared)
+    prepared = linear.prepare(ckks, steps, values, [None, None], limbs=3, scales=scales, scale=SCALE)
+    inputs = [oracle.encrypt(v, 3, scale) for v, scale in zip((x, y), scales, strict=True)]
+    found = linear.product(ckks, inputs, prepared)
+    wanted = np.zeros((2, S))
+    for (o, k, g, b), diagonal in zip(table.T, values, strict=True):
+        wanted[o] += np.roll(diagonal, -g) * np.roll((x, y)[k], -(g + b))
     for o in range(2):
-        wanted = np.zeros(S)
-        for (to, k), block in blocks.items():
-            for (g, b), values in block.items() if to == o else ():
-                wanted += values * np.roll((x, y)[k], -(g + b))
-        close(oracle, found[o], wanted, slot((FRESH + SWITCH + ROUNDING) * 4 * np.sqrt(5) + ROUNDING))
+        close(oracle, found[o], wanted[o], slot((FRESH + SWITCH + ROUNDING) * 4 * np.sqrt(5) + ROUNDING))
     with pytest.raises(PrecisionError):
         linear.product(ckks, [oracle.encrypt(x, 3), oracle.encrypt(y, 3)], prepared)
+    with pytest.raises(PrecisionError):
+        linear.prepare(ckks, steps, values, [None, None], limbs=1, scales=scales, scale=SCALE)

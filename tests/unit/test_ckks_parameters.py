@@ -39,7 +39,9 @@ def test_primes_are_the_largest_of_their_kind_below_2_to_50():
         assert found == tuple(sorted(found, reverse=True))
         between = range((1 << 50) - 2 * n + 1, found[-1], -2 * n)
         assert [c for c in between if is_prime(c)] == list(found[:-1])
-    assert [k for k in range(60) if is_prime(k)] == [k for k in range(2, 60) if all(k % d for d in range(2, k))]
+    assert [k for k in range(60) if is_prime(k)] == [
+        k for k in range(2, 60) if all(k % d for d in range(2, k))
+    ]
     assert not is_prime(3215031751)  # a strong pseudoprime to 2, 3, 5 and 7
 
 
@@ -67,7 +69,7 @@ def test_insecure_parameters_are_asked_for_and_never_pass_for_others():
         SMALL.check_security()
     assert Parameters(8192, 3, insecure=True).digest() != Parameters(8192, 3).digest()
     for n, levels in ((1000, 3), (512, 1), (1 << 17, 3), (8192, 0), (8192, 65)):
-        with pytest.raises(ConfigError, match="between|power of two"):
+        with pytest.raises(ConfigError, match=r"between|power of two"):
             Parameters(n, levels)
 
 
@@ -86,7 +88,14 @@ def test_everybody_draws_the_same_common_string_and_every_label_another():
 
     first = drawn()
     assert np.array_equal(first, drawn())
-    others = [drawn(b"t" * 32), drawn(attempt=1), drawn(kind="l"), drawn(label=5), drawn(label="3"), drawn(digit=1)]
+    others = [
+        drawn(b"t" * 32),
+        drawn(attempt=1),
+        drawn(kind="l"),
+        drawn(label=5),
+        drawn(label="3"),
+        drawn(digit=1),
+    ]
     for k, other in enumerate(others):
         for another in (first, *others[:k]):
             assert not np.any(np.all(other == another, axis=-1))
@@ -174,7 +183,9 @@ def test_bits_of_flooding():
     p = Parameters(16384, 7)
     assert smudging.flooding_bits(2.0**10, 40) == pytest.approx(30 - math.log2(math.sqrt(3)))
     # one shift by e moves a uniform distribution on 2**(b+1) values by |e| / 2**(b+1)
-    assert smudging.distance_bits(p, 2.0**10, 60) == pytest.approx(61 - 14 - 10 - math.log2(math.sqrt(2 / math.pi)))
+    assert smudging.distance_bits(p, 2.0**10, 60) == pytest.approx(
+        61 - 14 - 10 - math.log2(math.sqrt(2 / math.pi))
+    )
     text = smudging.Smudging(30).describe(p, 3, 2.0**10)
     assert text.startswith("smudging uniform in +-2^30, sigma = 2^29.2, 19.2 bits of flooding, 13")
 
@@ -207,7 +218,7 @@ def test_room_for_masks():
         for bits in range(20, 60):
             assert masks.fits(p, 2, holders, bits) == (q > 2 * (holders + 1) * 2 ** (bits + 54))
     assert not masks.fits(p, 3, 3, 67)  # 121 bits of mask are more than the kernel draws
-    with pytest.raises(PrecisionError, match="masks of 109 bits for 3 key holders .* do not fit 2 levels"):
+    with pytest.raises(PrecisionError, match=r"masks of 109 bits for 3 key holders .* do not fit 2 levels"):
         masks.check_room(p, 2, 3, 55, "refresh")
     with pytest.raises(PrecisionError, match="do not fit 7 levels"):
         masks.smallest_level(p, 3, 80)

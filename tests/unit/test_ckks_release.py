@@ -29,7 +29,9 @@ def test_a_step_and_a_ciphertext_are_released_once():
     with pytest.raises(IntegrityError, match="step 'refresh 1': a share was released before") as e:
         releases.claim("refresh 1", y, "startup")
     assert e.value.culprit == "startup"
-    with pytest.raises(IntegrityError, match="step 'refresh 2': a share of this ciphertext was released before"):
+    with pytest.raises(
+        IntegrityError, match="step 'refresh 2': a share of this ciphertext was released before"
+    ):
         releases.claim("refresh 2", x)
     releases.claim("refresh 2", y)
 

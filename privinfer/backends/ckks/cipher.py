@@ -5,7 +5,7 @@ family, in NTT form. Scales are real numbers carried along exactly (to the last 
 "about Delta": a sum of two ciphertexts of different scales is an error here, not a loss of precision.
 
 Nothing here holds a secret: all keys are public, and what ciphertexts hide they hide from whoever runs this.
-Randomness is drawn in :func:`encrypt_zero` only, from the operating system.
+Randomness is drawn in :meth:`Arithmetic.hide` only, from the operating system.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from privinfer.errors import ConfigError, PrecisionError
-from privinfer.protocols.ckks import sampling
+from privinfer.protocols.ckks import encryption
 from privinfer.protocols.ckks.keys import PublicKey
 from privinfer.protocols.ckks.parameters import Parameters
+from privinfer.protocols.ckks.smudging import Smudging
 from privinfer.protocols.randomness import U64
 
 #: Relative difference of two scales that still count as one: the rounding of a few products of floats.
 SAME_SCALE: Final = 2.0**-44
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Ciphertext:
     """An encryption of S = N/2 numbers.
 
@@ -48,6 +49,9 @@ class Ciphertext:
     def limbs(self) -> int:
         """How many primes are left."""
         return int(self.data.shape[1])
+
+    def __repr__(self) -> str:
+        return f"Ciphertext({self.data.shape}, scale=2^{math.log2(self.scale):g})"
 
 
 class Arithmetic:
@@ -247,10 +251,12 @@ class Arithmetic:
             a = self.add(a, self.rotate(a, step))
         return a
 
-    def hide(self, a: Ciphertext, public: PublicKey, flood: int = 0) -> Ciphertext:
-        """The same message as if freshly encrypted: what every ciphertext needs before it leaves the evaluator."""
-        zero = encrypt_zero(public, a.limbs, flood)
-        return Ciphertext(self.ring.add(a.data, zero, self.data(a.limbs)), a.scale)
+    def hide(self, a: Ciphertext, public: PublicKey, smudging: Smudging | None = None) -> Ciphertext:
+        """The same message plus a fresh encryption of zero: for every ciphertext that leaves the evaluator.
+
+        Without it c1 after a product with a plaintext, divided by c1 before, is that plaintext: weights.
+        """
+        return Ciphertext(encryption.rerandomise(self.parameters, public, a.data, smudging), a.scale)
 
     def _meet(self, a: Ciphertext, b: Ciphertext) -> None:
         if a.limbs != b.limbs or not _same(a.scale, b.scale):
@@ -258,35 +264,6 @@ class Arithmetic:
                 f"a sum of scales 2^{math.log2(a.scale):.6f} and 2^{math.log2(b.scale):.6f} "
                 f"at {a.limbs} and {b.limbs} limbs"
             )
-
-
-def encrypt_zero(public: PublicKey, limbs: int, flood: int = 0) -> U64:
-    """A fresh ``(v b + e0, v a + e1)``: added to a ciphertext, it leaves the message and hides where it came from.
-
-    Without it the quotient of c1 after and before a product with a plaintext is that plaintext: weights.
-
-    Parameters
-    ----------
-    public : PublicKey
-        The joint key ``(b, a)``.
-    limbs : int
-        Of the ciphertext it is for.
-    flood : int
-        e0 is uniform in ``[-2^flood, 2^flood)`` besides; 0 for none.
-
-    Returns
-    -------
-    ndarray of uint64, shape (2, limbs, N)
-        NTT form. Never the same twice; never to be added to two ciphertexts.
-    """
-    parameters = public.parameters
-    ring, basis = parameters.ring, parameters.data(limbs)
-    masked = ring.mul(public.at(limbs), sampling.ternary(parameters, basis), basis)
-    noise = sampling.errors(parameters, basis, 2)
-    if flood:
-        wide = ring.ntt(ring.lift_wide(sampling.wide_integers(parameters, flood), basis), basis)
-        noise[0] = ring.add(noise[0], wide, basis)
-    return ring.add(masked, noise, basis)
 
 
 def _same(a: float, b: float) -> bool:

@@ -16,22 +16,19 @@ and one source: 1 + G digit decompositions, B + G key products, G + 2 divisions 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from privinfer.backends.ckks.cipher import U64, Arithmetic, Ciphertext
+from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext
+from privinfer.backends.ckks.diagonals import Diagonals
+from privinfer.backends.ckks.layout import Values
 from privinfer.errors import PrecisionError
+from privinfer.protocols.randomness import U64
 
-__all__ = ["Block", "Prepared", "baby_table", "giant_sum", "prepare", "product"]
-
-Values = npt.NDArray[np.float64]
-
-#: Diagonals of one block of the matrix by (giant, baby): at slot s the weight from input slot
-#: (s + giant + baby) mod S to output slot s.
-Block = Mapping[tuple[int, int], Values]
+__all__ = ["Prepared", "baby_table", "giant_sum", "prepare", "product"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,13 +76,13 @@ class Prepared:
 
 def prepare(
     arithmetic: Arithmetic,
-    blocks: Mapping[tuple[int, int], Block],
+    steps: Diagonals,
+    values: Values,
     biases: Sequence[Values | None],
     *,
     limbs: int,
     scales: Sequence[float],
     scale: float,
-    folds: Sequence[int] = (),
 ) -> Prepared:
     """Encode the diagonals of a matrix whose results are to have exactly the scale asked for.
 
@@ -93,18 +90,18 @@ def prepare(
     ----------
     arithmetic : Arithmetic
         Of the session.
-    blocks : mapping of (int, int) to Block
-        By (output, source).
+    steps : Diagonals
+        Which there are; as in the plan.
+    values : ndarray of float64, shape (count, S)
+        The diagonals in that order, each rotated back by its giant step.
     biases : sequence of ndarray of float64, shape (S,), or None
         One an output ciphertext, added after the folds.
     limbs : int
         Of all inputs.
     scales : sequence of float
-        Of each input.
+        Of each input ciphertext.
     scale : float
         Of all results, at ``limbs - 1``.
-    folds : sequence of int
-        Rotate-and-add steps.
 
     Returns
     -------
@@ -114,33 +111,27 @@ def prepare(
     if limbs < 2:
         raise PrecisionError("a linear step needs two limbs")
     slots = arithmetic.slots
-    babies = sorted({(k, b % slots) for (_, k), block in blocks.items() for _, b in block})
-    row = {baby: i for i, baby in enumerate(babies)}
+    pairs, row = np.unique(steps.input * slots + steps.baby, return_inverse=True)
     wide = scale * arithmetic.primes[limbs - 1]
     basis = arithmetic.extended(limbs)
-    outputs = []
-    for o in range(len(biases)):
-        giants: dict[int, list[tuple[int, float, Values]]] = {}
-        for (to, k), block in blocks.items():
-            for (g, b), values in block.items() if to == o else ():
-                giants.setdefault(g % slots, []).append((row[k, b % slots], wide / scales[k], values))
-        made = []
-        for g in sorted(giants):
-            terms = sorted(giants[g], key=lambda t: t[0])
-            diagonals = np.empty((len(terms), limbs + 1, arithmetic.n), dtype=np.uint64)
-            for i, (_, by, values) in enumerate(terms):
-                diagonals[i] = arithmetic.encode(np.roll(values, g), by, basis)
-            made.append(Giant(g, _rows([t[0] for t in terms]), diagonals))
-        outputs.append(tuple(made))
+    diagonals = np.empty((steps.count, limbs + 1, arithmetic.n), dtype=np.uint64)
+    for i in range(steps.count):
+        diagonals[i] = arithmetic.encode(values[i], wide / scales[steps.input[i]], basis)
+    outputs: list[list[Giant]] = [[] for _ in biases]
+    group = steps.output * slots + steps.giant
+    for first in np.flatnonzero(np.diff(group, prepend=-1)):
+        last = int(np.searchsorted(group, group[first], side="right"))
+        o, giant = divmod(int(group[first]), slots)
+        outputs[o].append(Giant(giant, _rows(row[first:last]), diagonals[first:last]))
     below = arithmetic.data(limbs - 1)
     return Prepared(
         limbs,
         tuple(scales),
         scale,
-        tuple(babies),
-        tuple(outputs),
+        tuple((int(p) // slots, int(p) % slots) for p in pairs),
+        tuple(tuple(o) for o in outputs),
         tuple(None if b is None else arithmetic.encode(b, scale, below) for b in biases),
-        tuple(folds),
+        steps.folds,
     )
 
 
@@ -219,7 +210,7 @@ def giant_sum(arithmetic: Arithmetic, table: U64, giants: Sequence[Giant], prepa
     return Ciphertext(ring.mod_down(total), prepared.scale * arithmetic.primes[limbs - 1])
 
 
-def _rows(indices: list[int]) -> slice | npt.NDArray[np.intp]:
-    if indices == list(range(indices[0], indices[0] + len(indices))):
-        return slice(indices[0], indices[0] + len(indices))
-    return np.array(indices, dtype=np.intp)
+def _rows(rows: npt.NDArray[np.intp]) -> slice | npt.NDArray[np.intp]:
+    if np.array_equal(rows, np.arange(rows[0], rows[0] + rows.size)):
+        return slice(int(rows[0]), int(rows[0]) + rows.size)
+    return rows

@@ -27,9 +27,9 @@ class Value(Protocol):
     """A ciphertext, or what is declared of one."""
 
     @property
-    def scale(self) -> float: ...  # noqa: D102
+    def scale(self) -> float: ...
     @property
-    def limbs(self) -> int: ...  # noqa: D102
+    def limbs(self) -> int: ...
 
 
 V = TypeVar("V", bound=Value)
@@ -40,14 +40,14 @@ class Algebra(Protocol[V]):
 
     primes: tuple[int, ...]
 
-    def add(self, a: V, b: V, /) -> V: ...  # noqa: D102
-    def add_constant(self, a: V, value: float, /) -> V: ...  # noqa: D102
-    def scaled(self, a: V, value: float, scale: float, /) -> V: ...  # noqa: D102
-    def product(self, a: V, b: V, /) -> V: ...  # noqa: D102
-    def relinearise(self, a: V, /) -> V: ...  # noqa: D102
-    def rescale(self, a: V, scale: float | None = None, /) -> V: ...  # noqa: D102
-    def drop(self, a: V, limbs: int, /) -> V: ...  # noqa: D102
-    def bounded(self, a: V, size: float, /) -> V: ...  # noqa: D102
+    def add(self, a: V, b: V, /) -> V: ...
+    def add_constant(self, a: V, value: float, /) -> V: ...
+    def scaled(self, a: V, value: float, scale: float, /) -> V: ...
+    def product(self, a: V, b: V, /) -> V: ...
+    def relinearise(self, a: V, /) -> V: ...
+    def rescale(self, a: V, scale: float | None = None, /) -> V: ...
+    def drop(self, a: V, limbs: int, /) -> V: ...
+    def bounded(self, a: V, size: float, /) -> V: ...
 
 
 def depth(degree: int) -> int:

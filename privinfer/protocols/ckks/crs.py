@@ -1,9 +1,9 @@
 """The common reference string: polynomials that all parties draw alike and nobody chose.
 
-A polynomial A is the AES-128-CTR stream, rejection-sampled, under the key KMAC256(0, (session, attempt, kind, label,
-digit)). Two objects under one A and one secret would differ by their contents: a relinearisation key and a Galois
-key under one A give sigma(s_i) away exactly, two refreshed ciphertexts the difference of their masks. So a label is
-handed out once by a CRS, and what it hands out masks once.
+A polynomial A is the AES-128-CTR stream, rejection-sampled, under the key KMAC256(0, (session, attempt,
+kind, label, digit)). Two objects under one A and one secret would differ by their contents: a
+relinearisation key and a Galois key under one A give sigma(s_i) away exactly, two refreshed ciphertexts the
+difference of their masks. So a label is handed out once by a CRS, and what it hands out masks once.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Common:
         return f"Common({self.kind!r}, {self.label!r})"
 
     def start(self, kind: str) -> U64:
-        """The polynomials, to mask one share with; IntegrityError on the second time or in another protocol."""
+        """The polynomials, to mask one share with; IntegrityError the second time and elsewhere."""
         if self.kind != kind:
             raise IntegrityError(f"the common string of {self.kind!r} would be used for {kind!r}")
         if self._used:

@@ -1,9 +1,9 @@
 """Encryption under a public key, and the fresh encryption of zero that precedes every departure.
 
 Functionality: whoever has pk = (p0, p1) makes (v p0 + e0 + m, v p1 + e1), which only the secret key opens.
-Adversary: semi-honest, anybody without the key. A model owner multiplies ciphertexts by its weights; the noise and
-the quotient of c1's would tell of them, so :func:`rerandomise` is called on every ciphertext before it leaves,
-with smudging where the result will be opened.
+Adversary: semi-honest, anybody without the key. A model owner multiplies ciphertexts by its weights; the
+noise and the quotient of c1's would tell of them, so :func:`rerandomise` is called on every ciphertext
+before it leaves, with smudging where the result will be opened.
 Rounds: 0. Bytes: 16 l N a ciphertext of l limbs (`size`).
 Correctness error: v e_pk + e0 + e1 s, standard deviation sigma sqrt(4 n N / 3 + 1) (`noise.fresh`).
 Source: eprint 2020/304, section 3 (the underlying scheme); Lyubashevsky, Peikert, Regev 2010.
@@ -26,7 +26,9 @@ def size(parameters: Parameters, level: int) -> int:
     return residues_size(parameters, 2 * level)
 
 
-def encrypt_zero(parameters: Parameters, public: PublicKey, level: int, smudging: Smudging | None = None) -> U64:
+def encrypt_zero(
+    parameters: Parameters, public: PublicKey, level: int, smudging: Smudging | None = None
+) -> U64:
     """(v p0 + e0, v p1 + e1) with everything fresh; `smudging` floods e0.
 
     Returns
@@ -72,7 +74,9 @@ def decrypt(parameters: Parameters, secret: KeyShare, ciphertext: U64) -> U64:
     return ring.add(ciphertext[0], ring.mul(ciphertext[1], secret.at(level), basis), basis)
 
 
-def check_ciphertext(parameters: Parameters, ciphertext: object, level: int, culprit: str | None = None) -> U64:
+def check_ciphertext(
+    parameters: Parameters, ciphertext: object, level: int, culprit: str | None = None
+) -> U64:
     """Hold a received ciphertext to shape (2, level, N) and canonical range; ProtocolViolation otherwise."""
     basis = parameters.data(level)
     return check_residues(ciphertext, parameters, basis, (2,), culprit=culprit, step=STEP)

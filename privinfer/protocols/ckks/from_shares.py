@@ -1,11 +1,11 @@
 """Shares to encryption: additive integer shares become a ciphertext under the joint key.
 
 Functionality: everybody has an encryption of the sum of the shares; nobody learns it.
-Key holders (:func:`generate_share`): -s_i A + m_i + e with A from the common string, one A a ciphertext; the sum is
-(sum of these, A). Anybody else with a share encrypts it (:func:`encrypt`) and the aggregator adds that on.
-A holder without a share of the plaintext takes part with zero.
-Adversary: semi-honest, all holders but one, with the aggregator. NOT covered: shares modulo 2**64 wrap, and a wrap is not
-seen here: they have to be shares over the integers.
+Key holders (:func:`generate_share`): -s_i A + m_i + e with A from the common string, one A a ciphertext;
+the sum is (sum of these, A). Anybody else with a share encrypts it (:func:`encrypt`) and the aggregator
+adds that on. A holder without a share of the plaintext takes part with zero.
+Adversary: semi-honest, all holders but one, with the aggregator. NOT covered: shares modulo 2**64 wrap, and
+a wrap is not seen here: they have to be shares over the integers.
 Rounds: 1. Bytes, a holder: 8 l N; by encryption 16 l N (`size`).
 Correctness error: sigma sqrt(n) (`noise.from_shares`), and `noise.fresh` for each encryption.
 Source: eprint 2020/304, section 4.4 (Pi_Share2Enc).

@@ -1,7 +1,7 @@
 """The gadget of switching keys: digit j carries P times its content in limb j and nothing elsewhere.
 
-g_j = P modulo q_j and 0 modulo every other prime, P itself included, exactly as SEAL's keys have it. The digits of a
-polynomial c are its residues [c]_{q_j}, so sum_j [c]_{q_j} g_j = P c modulo Q P.
+g_j = P modulo q_j and 0 modulo every other prime, P itself included, exactly as SEAL's keys have it. The
+digits of a polynomial c are its residues [c]_{q_j}, so sum_j [c]_{q_j} g_j = P c modulo Q P.
 """
 
 from __future__ import annotations

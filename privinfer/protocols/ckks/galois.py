@@ -1,13 +1,14 @@
 """Joint Galois keys: one for each automorphism X -> X**g that the plan's rotations need, and no others.
 
 Functionality: everybody learns gk_g, b_j + a_j s = sigma_g(s) g_j + noise; nobody learns anything of s.
-Adversary: semi-honest, all holders but one, with the aggregator. NOT protected: a malicious holder can make the key
-useless.
-Rounds: 1 an element, and all elements can follow each other in one stream; no party holds more than one share of
-its own at a time. Bytes, a holder: 8 D K N an element (`size`).
-Correctness error: sigma sqrt(n) a coefficient of the key (`noise.galois_key`), `noise.rotation` in a ciphertext.
-Source: eprint 2020/304, section 4.2 (Pi_RotKeyGen). Every element has its own A_j: under one A the difference of two
-shares would be (sigma_g(s_i) - sigma_h(s_i)) g_j in the open.
+Adversary: semi-honest, all holders but one, with the aggregator. NOT protected: a malicious holder can make
+the key useless.
+Rounds: 1 an element, and all elements can follow each other in one stream; no party holds more than one
+share of its own at a time. Bytes, a holder: 8 D K N an element (`size`).
+Correctness error: sigma sqrt(n) a coefficient of the key (`noise.galois_key`), `noise.rotation` in a
+ciphertext.
+Source: eprint 2020/304, section 4.2 (Pi_RotKeyGen). Every element has its own A_j: under one A the
+difference of two shares would be (sigma_g(s_i) - sigma_h(s_i)) g_j in the open.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Collective key switch: a ciphertext under s becomes one under s', where the holders have shares of both.
 
-Functionality: everybody has (c0', c1) with c0' + c1 s' = m + noise; nobody learns m, s or s' beyond its shares.
-Adversary: semi-honest, all holders but one, with the aggregator. Each party's own e_smudge floods alone. NOT
-protected: s' = 0 would be a decryption in the open, so the new shares have the type of shares and nothing else.
+Functionality: everybody has (c0', c1) with c0' + c1 s' = m + noise; nobody learns m, s or s' beyond its
+shares.
+Adversary: semi-honest, all holders but one, with the aggregator. Each party's own e_smudge floods alone.
+NOT protected: s' = 0 would be a decryption in the open, so the new shares have the type of shares and
+nothing else.
 Rounds: 1. Bytes, a holder: 8 l N (`size`).
 Correctness error: sigma_smudge sqrt(n) (`noise.key_switch`).
 Source: eprint 2020/304, section 4.3 (Pi_KeySwitch).

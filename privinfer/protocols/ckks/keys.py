@@ -1,8 +1,9 @@
 """Secret shares, a party's whole key, public keys.
 
 Which key may do what is in the types. A :class:`SecretShare` is ternary and makes joint keys; a
-:class:`KeyShare` of a threshold (`threshold.py`) is no short polynomial and only takes part in protocols that
-multiply it with c1 or A once; an :class:`OwnKey` belongs to one party alone and is independent of every share.
+:class:`KeyShare` of a threshold (`threshold.py`) is no short polynomial and only takes part in protocols
+that multiply it with c1 or A once; an :class:`OwnKey` belongs to one party alone and is independent of
+every share.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class SecretShare(KeyShare):
         """The coefficients -1, 0, 1, shape (N,): for the party's own encrypted file and nothing else."""
         ring = self.parameters.ring
         residues = ring.intt(np.ascontiguousarray(self._values[:1]), (0,))[0]
-        found = residues.astype(np.int64)
+        found: I64 = residues.astype(np.int64)
         found[residues > 1] = -1
         return found
 

@@ -1,10 +1,10 @@
 """Masks over the integers, as encryption-to-shares and refresh need them, and the room they take.
 
 Each holder's M_i is uniform in [-2**B, 2**B) a coefficient, B = message bits + 40 + log2 N: a message below
-2**(message bits) shifts a uniform coefficient by at most 2**-41 of its width, so N of them stay within a statistical
-distance of 2**-41 of what does not depend on the message at all. One honest M_i suffices. Masks uniform modulo Q
-would hide perfectly and be of no use here: their sum as integers would not be the sum modulo Q.
-The sum must not wrap: Q_low > 2 (n + 1) 2**B covers n masks and the message.
+2**(message bits) shifts a uniform coefficient by at most 2**-41 of its width, so N of them stay within a
+statistical distance of 2**-41 of what does not depend on the message at all. One honest M_i suffices. Masks
+uniform modulo Q would hide perfectly and be of no use here: their sum as integers would not be the sum
+modulo Q. The sum must not wrap: Q_low > 2 (n + 1) 2**B covers n masks and the message.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def smallest_level(parameters: Parameters, holders: int, message_bits: int) -> i
         if fits(parameters, level, holders, message_bits):
             return level
     raise PrecisionError(
-        f"messages of {message_bits} bits and masks of {mask_bits(parameters, message_bits)} bits for {holders}"
-        f" key holders do not fit {parameters.levels} levels",
+        f"messages of {message_bits} bits and masks of {mask_bits(parameters, message_bits)} bits"
+        f" for {holders} key holders do not fit {parameters.levels} levels",
         hint="more levels, smaller values, or fewer key holders",
     )
 
@@ -69,8 +69,8 @@ def check_room(parameters: Parameters, level: int, holders: int, message_bits: i
     bits = mask_bits(parameters, message_bits)
     if not fits(parameters, level, holders, message_bits):
         raise PrecisionError(
-            f"{step}: masks of {bits} bits for {holders} key holders and messages of {message_bits} bits do not"
-            f" fit {level} levels",
+            f"{step}: masks of {bits} bits for {holders} key holders and messages of {message_bits} bits"
+            f" do not fit {level} levels",
             hint="more levels below the refresh, smaller values, or fewer key holders",
         )
     return bits

@@ -83,7 +83,9 @@ def check_residues(
         raise ProtocolViolation(f"{step}: residues are uint64", culprit=culprit, step=step)
     shape = (*lead, len(basis), parameters.n)
     if array.shape != shape:
-        raise ProtocolViolation(f"{step}: shape {array.shape} in place of {shape}", culprit=culprit, step=step)
+        raise ProtocolViolation(
+            f"{step}: shape {array.shape} in place of {shape}", culprit=culprit, step=step
+        )
     primes = np.array([parameters.primes[i] for i in basis], dtype=np.uint64)
     if np.any(array.max(axis=-1) >= primes):
         raise ProtocolViolation(f"{step}: a coefficient is not below its prime", culprit=culprit, step=step)

@@ -1,10 +1,11 @@
 """Declared noise: the standard deviation of every protocol's and operation's error, a coefficient.
 
-Symbols: N ring degree, n key holders (t active ones of a threshold count as n in protocols on shares), sigma**2 =
-10.5 (centred binomial 21 - 21), ternary polynomials of variance 2/3, so s = sum s_i has variance 2n/3; e_smudge
-uniform in +-2**b. The product of two independent polynomials has variance N var var. All are integers at the
-ciphertext's scale: divide by Delta for values, and :func:`slot_std` makes slots of them. Each result is the error that the
-protocol ADDS; the ciphertext's own is not in it. Tests hold what was measured within a factor of 2 of these.
+Symbols: N ring degree, n key holders (t active ones of a threshold count as n in protocols on shares),
+sigma**2 = 10.5 (centred binomial 21 - 21), ternary polynomials of variance 2/3, so s = sum s_i has variance
+2n/3; e_smudge uniform in +-2**b. The product of two independent polynomials has variance N var var. All are
+integers at the ciphertext's scale: divide by Delta for values, and :func:`slot_std` makes slots of them.
+Each result is the error that the protocol ADDS; the ciphertext's own is not in it. Tests hold what was
+measured within a factor of 2 of these.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def key_switch(senders: int, smudging: Smudging) -> float:
 
 
 def public_switch(parameters: Parameters, senders: int, smudging: Smudging, target_holders: int = 1) -> float:
-    """Switch by `senders` shares to a public key of `target_holders`: sum of u e_pk + e0 + e_smudge + e1 s'."""
+    """Switch to a public key of `target_holders`: sum over senders of u e_pk + e0 + e_smudge + e1 s'."""
     each = _encryption_variance(parameters, target_holders, target_holders)
     return math.sqrt(senders * (smudging.std**2 + each))
 
@@ -115,7 +116,9 @@ def refresh(holders: int) -> float:
     return ERROR_STD * math.sqrt(2 * holders)
 
 
-def product(parameters: Parameters, first: float, second: float, size_first: float, size_second: float) -> float:
+def product(
+    parameters: Parameters, first: float, second: float, size_first: float, size_second: float
+) -> float:
     """Error of a product of ciphertexts with errors `first`, `second`, before relinearisation.
 
     Parameters

@@ -1,9 +1,9 @@
 """Public parameters: the ring, the primes, the security table.
 
-There is one family of primes for each ring degree N: all primes = 1 mod 2N below 2**50, descending. The largest is
-the special prime P, the next is q_0, and so on. Two sessions of one N therefore agree on a prefix, and a fragment
-encrypted today fits a session with other levels next month. All primes lie within a part in 2**20 of the scale
-2**50.
+There is one family of primes for each ring degree N: all primes = 1 mod 2N below 2**50, descending. The
+largest is the special prime P, the next is q_0, and so on. Two sessions of one N therefore agree on a
+prefix, and a fragment encrypted today fits a session with other levels next month. All primes lie within a
+part in 2**20 of the scale 2**50.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Parameters:
     levels : int
         Number of data limbs; there is one special prime beside them.
     insecure : bool
-        Asked for by name: skip the check of security, for tests on small rings. The digest differs, so a session
-        with honest parameters never takes these.
+        Asked for by name: skip the check of security, for tests on small rings. The digest differs, so a
+        session with honest parameters never takes these.
 
     Raises
     ------

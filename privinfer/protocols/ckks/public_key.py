@@ -1,9 +1,10 @@
 """Joint public key: pk = (sum b_i, a), with commitments so that nobody chooses it.
 
-Functionality: everybody learns pk, an encryption key for s = sum s_i; nobody learns anything of another's s_i.
-Adversary: semi-honest, all holders but one. Rushing is answered by the commitment: without it the last to speak could
-choose the sum (and know its secret). NOT protected: no proof of knowledge of s_i is given, so a malicious holder may
-make the joint key useless (the session then aborts), not known to itself.
+Functionality: everybody learns pk, an encryption key for s = sum s_i; nobody learns anything of another's
+s_i.
+Adversary: semi-honest, all holders but one. Rushing is answered by the commitment: without it the last to
+speak could choose the sum (and know its secret). NOT protected: no proof of knowledge of s_i is given, so a
+malicious holder may make the joint key useless (the session then aborts), not known to itself.
 Rounds: 2 (commit, reveal), each holder to each other. Bytes: 32, then 8 K N + 32, to each of n - 1 (`size`).
 Correctness error: b + a s has standard deviation sigma sqrt(n) (`noise.public_key`).
 Source: eprint 2020/304, section 4.2 (Pi_EncKeyGen), with a commitment before it.
@@ -144,5 +145,5 @@ def aggregate(
 
 
 def finish(parameters: Parameters, common: Common, total: U64) -> PublicKey:
-    """pk = (sum b_i, a)."""
+    """Pk = (sum b_i, a)."""
     return PublicKey(parameters, np.stack([total, common.data[0]]))

@@ -1,13 +1,13 @@
 """Public key switch: a ciphertext under the joint key becomes one under a receiver's public key.
 
-Functionality: everybody has (c0', c1') under the receiver's key; the receiver, and nobody else, can open it. There is
-no joint decryption: no holder and no evaluator sees a result.
-Adversary: semi-honest, all holders but one, with the evaluator; or with the receiver, who sees m + noise, where each
-honest e_smudge floods alone what the noise would tell of s_i and of the circuit. The receiver rounds what it publishes
-(IND-CPA-D, eprint 2020/1533).
+Functionality: everybody has (c0', c1') under the receiver's key; the receiver, and nobody else, can open
+it. There is no joint decryption: no holder and no evaluator sees a result.
+Adversary: semi-honest, all holders but one, with the evaluator; or with the receiver, who sees m + noise,
+where each honest e_smudge floods alone what the noise would tell of s_i and of the circuit. The receiver
+rounds what it publishes (IND-CPA-D, eprint 2020/1533).
 Rounds: 1, and 1 to the receiver. Bytes, a holder: 16 l N (`size`).
-Correctness error: sum of u e_pk + e0 + e_smudge + e1 s', for a receiver with a key of its own of standard deviation
-sqrt(n (sigma_smudge**2 + sigma**2 (4 N / 3 + 1))) (`noise.public_switch`).
+Correctness error: sum of u e_pk + e0 + e_smudge + e1 s', for a receiver with a key of its own of standard
+deviation sqrt(n (sigma_smudge**2 + sigma**2 (4 N / 3 + 1))) (`noise.public_switch`).
 Source: eprint 2020/304, section 4.3 (Pi_PubKeySwitch).
 """
 

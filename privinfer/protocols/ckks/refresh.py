@@ -3,13 +3,13 @@
 Functionality: everybody has an encryption of the same coefficients at `high` limbs; nobody learns them.
 Encryption to shares and shares to encryption with the same M_i, in one message:
     [ s_i c1 + e - M_i  at `low` limbs | -s_i A + M_i + e'  at `high` limbs ].
-The aggregator adds the first parts to c0, centres modulo Q_low, lifts to `high` limbs and adds the second parts: M_i
-cancels, exactly, and (.., A) is the new ciphertext.
-Adversary: semi-honest, all holders but one, with the aggregator: one honest M_i hides m within a statistical distance
-of 2**-41 (`masks.py`). Each ciphertext once (`release.py`), each with an A of its own (`crs.py`). The evaluator adds a
-fresh encryption of zero before (`encryption.rerandomise`).
-Rounds: 1. Bytes, a holder: 8 (low + high) N (`size`). Needs Q_low > 2 (n + 1) 2**B, B = message bits + 40 + log2 N;
-PrecisionError otherwise.
+The aggregator adds the first parts to c0, centres modulo Q_low, lifts to `high` limbs and adds the second
+parts: M_i cancels, exactly, and (.., A) is the new ciphertext.
+Adversary: semi-honest, all holders but one, with the aggregator: one honest M_i hides m within a
+statistical distance of 2**-41 (`masks.py`). Each ciphertext once (`release.py`), each with an A of its own
+(`crs.py`). The evaluator adds a fresh encryption of zero before (`encryption.rerandomise`).
+Rounds: 1. Bytes, a holder: 8 (low + high) N (`size`). Needs Q_low > 2 (n + 1) 2**B, B = message bits + 40 +
+log2 N; PrecisionError otherwise.
 Correctness error: sigma sqrt(2 n) (`noise.refresh`); coefficients are exact otherwise.
 Source: eprint 2020/304, section 4.4 (Pi_ColBootstrap), with masks over the integers, which CKKS needs.
 """

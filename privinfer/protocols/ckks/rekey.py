@@ -1,17 +1,20 @@
 """A fragment under its owner's own key comes under the joint key: with the owner there, or without it.
 
 Functionality: everybody has the fragment under the joint key; nobody learns it.
-Online (:func:`switch`): the owner sends the share of a public key switch to the joint key by itself alone. Its share
-of one ciphertext leaves it once (`release.py`).
-Offline (:func:`publish`): the owner publishes encryptions of P s_owner under the joint public key, once; whoever has
-them switches any of its fragments. NOT protected: with these the key holders TOGETHER can read everything that was ever
-encrypted under s_owner. Therefore s_owner is independent of every share, serves one joint key and one consent only, the
-key carries the digests of both and refuses others; an owner who wants another session uses the online way.
+Online (:func:`switch`): the owner sends the share of a public key switch to the joint key by itself alone.
+Its share of one ciphertext leaves it once (`release.py`).
+Offline (:func:`publish`): the owner publishes encryptions of P s_owner under the joint public key, once;
+whoever has them switches any of its fragments. NOT protected: with these the key holders TOGETHER can read
+everything that was ever encrypted under s_owner. Therefore s_owner is independent of every share, serves
+one joint key and one consent only, the key carries the digests of both and refuses others; an owner who
+wants another session uses the online way.
 Adversary: semi-honest, all holders but one, with the evaluator.
-Rounds: 1 (online); 0 at the session (offline). Bytes: 16 l N a ciphertext (online); 16 D K N once (offline); `size`.
-Correctness error: sqrt(sigma_smudge**2 + sigma**2 (4 n N / 3 + 1)) online (`noise.rekey_online`); `noise.rekey_offline`.
-Source: eprint 2020/304, section 4.3 with one sender; offline: key switching of Brakerski, Gentry, Vaikuntanathan (eprint
-2011/277) with keys made under a public key.
+Rounds: 1 (online); 0 at the session (offline). Bytes: 16 l N a ciphertext (online); 16 D K N once
+(offline); `size`.
+Correctness error: sqrt(sigma_smudge**2 + sigma**2 (4 n N / 3 + 1)) online (`noise.rekey_online`);
+`noise.rekey_offline`.
+Source: eprint 2020/304, section 4.3 with one sender; offline: key switching of Brakerski, Gentry,
+Vaikuntanathan (eprint 2011/277) with keys made under a public key.
 """
 
 from __future__ import annotations
@@ -113,10 +116,14 @@ def publish(parameters: Parameters, own: OwnKey, joint: PublicKey, consent: byte
         raise ConsentError("a consent is named by its digest of 32 bytes")
     if own.offline_for is not None:
         raise IntegrityError(
-            "this own key was published for a joint key before", hint="switch online, or encrypt under a new key"
+            "this own key was published for a joint key before",
+            hint="switch online, or encrypt under a new key",
         )
     own.offline_for = joint.digest()
-    zeros = [encryption.encrypt_zero_over(parameters, joint.data, parameters.full) for _ in range(parameters.digits)]
+    zeros = [
+        encryption.encrypt_zero_over(parameters, joint.data, parameters.full)
+        for _ in range(parameters.digits)
+    ]
     data = np.stack(zeros)
     first = np.ascontiguousarray(data[:, 0])
     add_gadget(parameters, first, own.secret.values)
@@ -124,9 +131,7 @@ def publish(parameters: Parameters, own: OwnKey, joint: PublicKey, consent: byte
     return OfflineKey(own.offline_for, bytes(consent), data)
 
 
-def apply(
-    parameters: Parameters, key: OfflineKey, joint: PublicKey, consent: bytes, ciphertext: U64
-) -> U64:
+def apply(parameters: Parameters, key: OfflineKey, joint: PublicKey, consent: bytes, ciphertext: U64) -> U64:
     """Anybody: (c0, 0) + (key switch of c1), under the joint key.
 
     Raises

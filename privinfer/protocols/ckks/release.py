@@ -1,13 +1,13 @@
 """A decryption share leaves its party once for a ciphertext and once for a step of the plan.
 
-Two shares of one c1 differ by their noise alone: averaged, or opened to two active sets, they give s_i away (eprint
-2024/194, 2025/409, 2026/031). So whoever computes s_i c1 needs a :class:`Permit`, a permit is bound to one
-c1, and :class:`Releases` grants it only after the entry is durable: a crash loses a share and never repeats one. A
-retry sends the stored identical share again; where that is lost, new keys are made.
+Two shares of one c1 differ by their noise alone: averaged, or opened to two active sets, they give s_i away
+(eprint 2024/194, 2025/409, 2026/031). So whoever computes s_i c1 needs a :class:`Permit`, a permit is bound
+to one c1, and :class:`Releases` grants it only after the entry is durable: a crash loses a share and never
+repeats one. A retry sends the stored identical share again; where that is lost, new keys are made.
 
-What a step is, is the plan's business: steps are those of the agreed circuit and no others, so a ciphertext that the
-plan does not open is not opened. NOT protected: an evaluator that deviates and puts a ciphertext of its choice in the
-place of the plan's (c1 is not proved to come from the circuit).
+What a step is, is the plan's business: steps are those of the agreed circuit and no others, so a ciphertext
+that the plan does not open is not opened. NOT protected: an evaluator that deviates and puts a ciphertext
+of its choice in the place of the plan's (c1 is not proved to come from the circuit).
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class Releases:
     record : callable
         Makes entries durable, or raises IntegrityError where one was there: `runtime/ledger.py`.
     steps : collection of str, optional
-        The plan's steps that open or share a ciphertext; None where the caller holds requests to the plan itself.
+        The plan's steps that open or share a ciphertext; None where the caller holds requests to the plan
+        itself.
     """
 
     def __init__(self, session: bytes, record: Record, steps: Collection[str] | None = None) -> None:
@@ -136,7 +137,9 @@ class Releases:
                 )
             if entry.step in self._done:
                 raise IntegrityError(
-                    f"step {entry.step!r}: a share was released before", culprit=asked_by, hint="make new keys"
+                    f"step {entry.step!r}: a share was released before",
+                    culprit=asked_by,
+                    hint="make new keys",
                 )
             if entry.digest in self._done or entry.digest in claimed:
                 raise IntegrityError(

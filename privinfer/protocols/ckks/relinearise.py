@@ -1,9 +1,11 @@
 """Joint relinearisation key: switches s**2 back to s after a product of ciphertexts.
 
-Functionality: everybody learns rlk, b_j + a_j s = s**2 g_j + noise for each digit j; nobody learns anything of s.
-Adversary: semi-honest, all holders but one, with the aggregator. NOT protected: an aggregator that sends sums H0, H1
-of its own choice in place of the true ones learns s_i from the second round's share.
-Rounds: 2, each through the aggregator. Bytes up, a holder: 16 D K N, then 8 D K N; down, to each: 16 D K N (`size`).
+Functionality: everybody learns rlk, b_j + a_j s = s**2 g_j + noise for each digit j; nobody learns anything
+of s.
+Adversary: semi-honest, all holders but one, with the aggregator. NOT protected: an aggregator that sends
+sums H0, H1 of its own choice in place of the true ones learns s_i from the second round's share.
+Rounds: 2, each through the aggregator. Bytes up, a holder: 16 D K N, then 8 D K N; down, to each: 16 D K N
+(`size`).
 Correctness error: s e0 + u e1 + e2, standard deviation sigma sqrt(n (4 n N / 3 + 1)) a coefficient of the key
 (`noise.relinearisation_key`), `noise.relinearisation` in a ciphertext.
 Source: eprint 2020/304, section 4.2 (Pi_RelinKeyGen).

@@ -1,8 +1,8 @@
 """Fresh secret randomness: every draw has an AES key of its own, from the operating system, and forgets it.
 
-Nothing can be drawn twice because no key outlives its draw. Distributions: ternary (uniform in -1, 0, 1; secrets and
-ephemeral keys), centred binomial 21 - 21 (errors; standard deviation sqrt(10.5) = 3.24), uniform in [-2**b, 2**b)
-(masks and smudging).
+Nothing can be drawn twice because no key outlives its draw. Distributions: ternary (uniform in -1, 0, 1;
+secrets and ephemeral keys), centred binomial 21 - 21 (errors; standard deviation sqrt(10.5) = 3.24),
+uniform in [-2**b, 2**b) (masks and smudging).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def fresh_key(purpose: str) -> bytes:
 
 def ternary_integers(parameters: Parameters) -> I64:
     """Uniform in {-1, 0, 1}, shape (N,)."""
-    return parameters.ring.ternary(fresh_key("ternary"), 1)[0]
+    values: I64 = parameters.ring.ternary(fresh_key("ternary"), 1)[0]
+    return values
 
 
 def error_integers(parameters: Parameters, count: int) -> I64:
@@ -35,7 +36,8 @@ def error_integers(parameters: Parameters, count: int) -> I64:
 
 def wide_integers(parameters: Parameters, bits: int) -> U64:
     """Uniform in [-2**bits, 2**bits), as signed 128-bit words, shape (N, 2)."""
-    return parameters.ring.wide_uniform(fresh_key("wide"), 1, bits)[0]
+    values: U64 = parameters.ring.wide_uniform(fresh_key("wide"), 1, bits)[0]
+    return values
 
 
 def uniform(parameters: Parameters, count: int, basis: Sequence[int]) -> U64:

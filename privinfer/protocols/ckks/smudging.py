@@ -1,8 +1,9 @@
 """Smudging: the noise that hides how a share's product with s_i, and a ciphertext's own noise, came about.
 
-Distribution: every coefficient uniform in [-2**b, 2**b), drawn afresh by each party for each share, b public. Each
-party's own noise has to flood alone, for the others may collude and subtract theirs; adding n of them up makes
-nothing safer, and costs precision: slot error std = sigma sqrt(n N / 2) / Delta with sigma = 2**b / sqrt(3).
+Distribution: every coefficient uniform in [-2**b, 2**b), drawn afresh by each party for each share, b
+public. Each party's own noise has to flood alone, for the others may collude and subtract theirs; adding n
+of them up makes nothing safer, and costs precision: slot error std = sigma sqrt(n N / 2) / Delta with sigma
+= 2**b / sqrt(3).
 
 Two measures, both reported. *Flooding bits*: log2 of sigma over the standard deviation of what is hidden.
 *Distance bits*: -log2 of the statistical distance between the flooded noise and noise that does not depend on

@@ -1,15 +1,17 @@
 """t of n: each holder shares its s_i among all by Shamir, so that any t of them can act for all n.
 
-Functionality: every holder j has S_j = sum_i f_i(alpha_j), a point of a polynomial of degree t - 1 with s at 0; fewer
-than t learn nothing of s. An active set of t gives each of its members an additive share of s, lambda_j S_j, which takes
-part in key switches, refresh and shares like s_i. Noise is added AFTER lambda, for lambda is large.
-Adversary: semi-honest, at most t - 1 holders, with the evaluator. Sub-shares go over TLS to their holder alone. NOT
-protected: a holder that deals points of no polynomial is not caught here (results are garbage); an active set that
-changes between two shares of ONE ciphertext would tell of s, which `release.py` refuses.
+Functionality: every holder j has S_j = sum_i f_i(alpha_j), a point of a polynomial of degree t - 1 with s
+at 0; fewer than t learn nothing of s. An active set of t gives each of its members an additive share of s,
+lambda_j S_j, which takes part in key switches, refresh and shares like s_i. Noise is added AFTER lambda,
+for lambda is large.
+Adversary: semi-honest, at most t - 1 holders, with the evaluator. Sub-shares go over TLS to their holder
+alone. NOT protected: a holder that deals points of no polynomial is not caught here (results are garbage);
+an active set that changes between two shares of ONE ciphertext would tell of s, which `release.py` refuses.
 Rounds: 1 at key generation, before anybody may leave. Bytes, a holder: 8 K N to each of n - 1 (`size`).
 Correctness error: none; protocols on an active set have the noise of t holders.
-Source: Mouchet, Bertrand, Hubaux, "An Efficient Threshold Access-Structure for RLWE-Based Multiparty Homomorphic
-Encryption", J. Cryptology 2023 (eprint 2022/780); alpha_j = 1..n in the order of the session file, over each prime.
+Source: Mouchet, Bertrand, Hubaux, "An Efficient Threshold Access-Structure for RLWE-Based Multiparty
+Homomorphic Encryption", J. Cryptology 2023 (eprint 2022/780); alpha_j = 1..n in the order of the session
+file, over each prime.
 """
 
 from __future__ import annotations
@@ -57,13 +59,13 @@ class Access:
             raise ConfigError(f"t = {self.t} is not between 1 and the {len(self.holders)} key holders")
 
     def point(self, holder: str) -> int:
-        """alpha of a holder; ConfigError where it is none."""
+        """Alpha of a holder; ConfigError where it is none."""
         if holder not in self.holders:
             raise ConfigError(f"{holder} is no key holder", culprit=holder)
         return self.holders.index(holder) + 1
 
     def coefficient(self, holder: str, active: Sequence[str], prime: int) -> int:
-        """lambda = product over the others of alpha_k / (alpha_k - alpha_j), modulo a prime."""
+        """Lambda = product over the others of alpha_k / (alpha_k - alpha_j), modulo a prime."""
         own = self.point(holder)
         above, below = 1, 1
         for other in active:
@@ -140,7 +142,7 @@ def generate_shares(
     """
     access.point(party)
     ring, full = parameters.ring, parameters.full
-    r = sampling.uniform(parameters, access.t - 1, full) if access.t > 1 else []
+    r = list(sampling.uniform(parameters, access.t - 1, full)) if access.t > 1 else []
     found = {}
     for holder in access.holders:
         alpha = _constants(parameters, access.point(holder))

@@ -1,9 +1,9 @@
 """Encryption to shares: a ciphertext's integer coefficients become additive shares of holders and aggregator.
 
-Functionality: holder i has M_i, the aggregator m - sum M_i, as integers: shares add up over the integers, exactly,
-hence modulo 2**64. Nobody learns m.
-Adversary: semi-honest, all holders but one, with the aggregator: one honest M_i hides m within a statistical distance
-of 2**-41 (`masks.py`). Each ciphertext once (`release.py`).
+Functionality: holder i has M_i, the aggregator m - sum M_i, as integers: shares add up over the integers,
+exactly, hence modulo 2**64. Nobody learns m.
+Adversary: semi-honest, all holders but one, with the aggregator: one honest M_i hides m within a
+statistical distance of 2**-41 (`masks.py`). Each ciphertext once (`release.py`).
 Rounds: 1. Bytes, a holder: 8 l N (`size`). Needs Q_l > 2 (n + 1) 2**B, B = message bits + 40 + log2 N;
 PrecisionError otherwise.
 Correctness error: sigma sqrt(n) (`noise.to_shares`).
