@@ -133,7 +133,7 @@ class Multiplication:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """Source `name`: the segment of that name itself, where composing it with what follows would be too large."""
+    """Source `name`: the segment of that name, where it and what follows it are too large as one."""
 
     name: str
 

@@ -83,6 +83,7 @@ class Costs:
 COSTS: Final = Costs()
 NOMINAL_LIMBS: Final = 4  # of a linear step between two refreshes: what layouts are chosen for
 _MOST_CANDIDATES: Final = 40
+_GLANCED: Final = 12
 _CLOSER: Final = 6  # candidates whose baby and giant steps are looked for, with what comes after them
 _SAMPLE: Final = 30_000  # entries by which candidates are compared; the one chosen is then worked out in full
 
@@ -420,6 +421,8 @@ def ranked(
     samples: Sequence[Matrix],
     costs: Costs,
     known: Collection[int] = (),
+    *,
+    glance: bool = False,
 ) -> list[tuple[float, Layout]]:
     """Best layouts of a segment's result by what the segment itself about costs, with that cost.
 
@@ -433,15 +436,18 @@ def ranked(
         At the segment's ring and limbs.
     known : collection of int
         Steps there are Galois keys for anyway.
+    glance : bool
+        Look at fewer: the cost is all that is wanted, of a step further on.
     """
+    offered, closer = (_GLANCED, 2) if glance else (_MOST_CANDIDATES, _CLOSER)
     tried: list[tuple[float, int, Layout, Classes]] = []
-    for layout in candidates(shape, sources, shapes, _MOST_CANDIDATES):
+    for layout in candidates(shape, sources, shapes, offered):
         c = classes(sources, layout, samples)
         bound = c.count * costs.diagonal + len(folds(sources, layout)) * layout.ciphertexts * costs.fold
         tried.append((bound + 2 * math.sqrt(c.count * costs.baby * costs.giant), len(tried), layout, c))
     tried.sort(key=lambda t: t[:2])
     found = []
-    for _, _, layout, c in tried[:_CLOSER]:
+    for _, _, layout, c in tried[:closer]:
         plan = split(sources, layout, c, costs, known)
         found.append((plan.cost(costs) + len(plan.rotations.difference(known)) * costs.key, layout))
     return found

@@ -87,9 +87,9 @@ class Layout:
             packed[..., self.ciphertext, self.position + k * self.period] = flat
         return packed
 
-    def unpack(self, packed: Values) -> Values:
+    def unpack(self, packed: npt.ArrayLike) -> Values:
         """Numbers (..., size) out of slots (..., ciphertexts, slots)."""
-        return np.asarray(packed[..., self.ciphertext, self.position])
+        return np.asarray(np.asarray(packed)[..., self.ciphertext, self.position])
 
     def same(self, other: Layout) -> bool:
         """Whether numbers lie at the same places."""

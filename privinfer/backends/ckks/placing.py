@@ -109,7 +109,8 @@ class Placing:
         if (name, source) not in self._samples:
             self._samples[name, source] = sample(value.parts[source])
         m = self._samples[name, source]
-        return min(price for price, _ in ranked(value.shape, [layout], [shape], [m], self.costs, self.steps))
+        tried = ranked(value.shape, [layout], [shape], [m], self.costs, self.steps, glance=True)
+        return min(cost for cost, _ in tried)
 
 
 def price(

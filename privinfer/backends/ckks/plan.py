@@ -218,6 +218,12 @@ class Plan:
         """3**step mod 2N of every rotation."""
         return tuple(pow(3, r, 2 * self.parameters.n) for r in self.rotations)
 
+    @property
+    def encoded_bytes(self) -> int:
+        """Memory of all encoded diagonals at the model owner: N numbers for each limb and for P."""
+        steps = (s for s in self.steps if isinstance(s, Linear))
+        return sum(self.diagonals[s.name].count * (s.level + 1) * 8 * self.parameters.n for s in steps)
+
     def traffic(self) -> list[Traffic]:
         """Bytes by phase; the bulk of the protocols' messages, headers and commitments not counted."""
         p, few, word = self.parameters, self.linear_parameters, 8 * self.parameters.n
@@ -271,7 +277,8 @@ class Plan:
                 )
         lines.append(
             f"N = {self.parameters.n}, {self.parameters.levels} levels, {len(self.rotations)} rotation keys, "
-            f"{len(self.refreshes)} refresh rounds, about {self.seconds:.2f} s a row"
+            f"{len(self.refreshes)} refresh rounds, {self.encoded_bytes >> 20} MiB of diagonals, "
+            f"about {self.seconds:.2f} s a row"
         )
         return lines
 
