@@ -17,7 +17,8 @@ import numpy as np
 from privinfer import _kernels
 from privinfer.backends.ckks import linear
 from privinfer.backends.ckks.affine import Matrix
-from privinfer.backends.ckks.diagonals import Diagonals, dense, diagonal_values
+from privinfer.backends.ckks.diagonals import Diagonals, diagonal_values
+from privinfer.backends.ckks.layout import input_layout
 from privinfer.protocols.ckks.parameters import SCALE, Parameters
 from tests.support.ckks_oracle import Oracle
 
@@ -38,7 +39,15 @@ def planned(m: int, d: int, slots: int, baby: int) -> Diagonals:
     step = np.arange(m)
     none = np.zeros(m, dtype=np.int64)
     folds = tuple(m << k for k in range((d // m).bit_length() - 1))
-    return Diagonals((dense(d, slots),), dense(m, slots), none, none, step - step % baby, step % baby, folds)
+    return Diagonals(
+        (input_layout((d,), slots),),
+        input_layout((m,), slots),
+        none,
+        none,
+        step - step % baby,
+        step % baby,
+        folds,
+    )
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ import pytest
 from privinfer.backends.ckks import linear
 from privinfer.backends.ckks.affine import Matrix
 from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext
-from privinfer.backends.ckks.diagonals import COSTS, Diagonals, dense, diagonal_values, diagonalise
-from privinfer.backends.ckks.layout import Layout
+from privinfer.backends.ckks.diagonals import COSTS, Diagonals, diagonal_values, diagonalise
+from privinfer.backends.ckks.layout import Layout, input_layout
 from privinfer.errors import ConfigError, PrecisionError
 from privinfer.protocols.ckks import noise
 from privinfer.protocols.ckks.parameters import SCALE, Parameters
@@ -137,7 +137,7 @@ def test_dense_layer_with_folds(oracle: Oracle, ckks: Arithmetic) -> None:
     rng = np.random.default_rng(9)
     matrix, bias = rng.normal(size=(13, 400)) / 20, rng.normal(size=13)
     x = vectors(10, 400)
-    given, result = dense(400, S), dense(13, S)
+    given, result = input_layout((400,), S), input_layout((13,), S)
     rows, columns = np.divmod(np.arange(matrix.size), 400)
     m = Matrix(rows.astype(np.int32), columns.astype(np.int32), matrix.reshape(-1))
     steps = diagonalise([given], result, [m], COSTS)

@@ -70,6 +70,13 @@ FUSION = network(
     inputs=(picture(), ir.Input("genome", (40,), -1, 1), ir.Input("blood", (6,), -1, 1)),
     output="d",
 )
+WIDE = network(  # values of two ciphertexts each
+    ir.Node("c", ir.Conv2d(1, 1, (3, 3), (1, 1), (1, 1, 1, 1)), ("picture",)),
+    ir.Node("p", ir.Polynomial(-6, 6, SMOOTH), ("c",)),
+    ir.Node("pool", ir.AvgPool2d((8, 8), (8, 8)), ("p",)),
+    inputs=(picture(size=32),),
+    output="pool",
+)
 GATE = network(
     ir.Node("a", ir.Linear(6, 4), ("x",)),
     ir.Node("b", ir.Linear(6, 4), ("x",)),
@@ -134,7 +141,8 @@ def batch(architecture: ir.Architecture, rows: int, seed: int = 1) -> dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("architecture", "levels", "rounds"), [(CNN, 7, 1), (CNN, 10, 0), (FUSION, 6, 4), (GATE, 5, 0)]
+    ("architecture", "levels", "rounds"),
+    [(CNN, 7, 1), (CNN, 10, 0), (FUSION, 6, 4), (GATE, 5, 0), (WIDE, 5, 1)],
 )
 def test_models_within_their_declared_error(architecture: ir.Architecture, levels: int, rounds: int) -> None:
     model = random_model(architecture)
