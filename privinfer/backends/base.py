@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from privinfer.errors import ProtocolViolation
 from privinfer.graph import ir
+from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.randomness import Scope
 
 Role: TypeAlias = str
@@ -119,12 +120,16 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Private:
-    """What one party alone brings: its signature, its model, its inputs, checked and batch first."""
+    """What one party alone brings: its signature, its model, its inputs, checked and batch first.
+
+    `release` writes to its ledger what decryption shares are about to leave, before they do.
+    """
 
     sign: Callable[[bytes], bytes] = field(repr=False)
     verify: Callable[[str, bytes, bytes], None] = field(repr=False)
     model: ir.Model | None = None
     inputs: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    release: Record | None = field(default=None, repr=False)
 
 
 class Player(Protocol):

@@ -50,7 +50,9 @@ def run(patient: int, batch: int, examples: Path | None, backend: str = "mpc") -
     """
     folder = examples or Path(__file__).resolve().parents[2] / "examples" / "cohort"
     if backend not in MODELS:
-        raise ConfigError(f"the demonstration has no model for {backend!r}", hint=f"known: {', '.join(MODELS)}")
+        raise ConfigError(
+            f"the demonstration has no model for {backend!r}", hint=f"known: {', '.join(MODELS)}"
+        )
     if not (folder / "cohort.py").is_file() or not (folder / MODELS[backend]).is_file():
         raise ConfigError(
             f"the demonstration's data are not in {folder}",

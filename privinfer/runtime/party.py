@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ from privinfer.errors import ConfigError, InputError, IntegrityError, PrivinferE
 from privinfer.graph import ir
 from privinfer.graph.ranges import check_inputs
 from privinfer.plan.cost import declared_run
+from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.randomness import Scope
 from privinfer.runtime import chunks, report
 from privinfer.runtime.ahead import (
@@ -43,6 +46,7 @@ from privinfer.runtime.ahead import (
 )
 from privinfer.runtime.drive import drive
 from privinfer.runtime.greeting import ARCHITECTURE, OFFERS, greet
+from privinfer.runtime.ledger import ReleaseLedger
 from privinfer.runtime.post import Office
 from privinfer.runtime.store import Offer, Store
 from privinfer.session.identity import Identity
@@ -231,6 +235,7 @@ class Party:
         self._offer: Offer | None = None
         self._asked = 0
         self._dealt = self._live = False
+        self._closing = contextlib.ExitStack()
         self._seconds: dict[str, float] = {}
         try:
             with _Guard(self):
@@ -263,7 +268,8 @@ class Party:
         network = Network(m.comparison, m.round_trip_ms / 1e3, m.mbit_per_s * 1e6)
         table = Table(self._cast, m.inputs, m.receivers, self.architecture, session, network, m.threshold)
         self._table = table
-        self._private = Private(self._identity.sign, self._verify, self._model)
+        release = self._open_ledger() if self.name in m.key_holders else None
+        self._private = Private(self._identity.sign, self._verify, self._model, release=release)
         self._players: dict[Role, Player] = {
             role: self._backend.player(role, table, self._private)
             for role, p in self._cast.items()
@@ -273,6 +279,14 @@ class Party:
         if self._offer is None:
             self._set_up_live()
         self._seconds["setup"] = time.perf_counter() - started
+
+    def _open_ledger(self) -> Record:
+        """The ledger of decryption shares: beside the store, or for as long as this join's keys live."""
+        if self._store is not None:
+            folder = str(self._store.folder / "ledger")
+        else:
+            folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="privinfer-ledger-"))
+        return self._closing.enter_context(ReleaseLedger(folder, self.name)).record
 
     def _set_up_live(self) -> None:
         """Send and receive the masked weights, once a join."""
@@ -514,6 +528,7 @@ class Party:
         self._office.close()
         if self._store is not None:
             self._store.close()
+        self._closing.close()
 
 
 class _Guard:

@@ -1,12 +1,10 @@
 """Threshold CKKS: the model owner computes on ciphertexts under a joint key that nobody has.
 
-Private unless all key holders collude (n of n), or as many as the threshold says. The result reaches its receiver
-under the receiver's own key.
+Private unless all key holders collude (n of n), or as many as the threshold says. The result reaches its
+receiver under the receiver's own key.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from privinfer.backends.base import Network, Player, Private, Role, Table
 from privinfer.backends.ckks import roles
@@ -83,7 +81,7 @@ def sees(manifest: Manifest, name: str) -> list[str]:
     return seen
 
 
-def rounds(players: Mapping[Role, Player]) -> dict[str, int]:
-    """One-way messages on the critical path, in the report's words."""
-    counted = [p.rounds for p in players.values() if p.rounds is not None]
-    return {"input": 1, **({"refreshes": counted[0]} if counted else {}), "output": 1}
+def rounds(table: Table) -> dict[str, int]:
+    """One-way messages on the critical path, in the report's words, where no key holder is lost."""
+    refreshes = roles.COMPUTED * len(roles.setting_of(table).plan.refreshes)
+    return {"input": 1, "refreshes": refreshes, "opening": roles.COMPUTED, "output": 1}

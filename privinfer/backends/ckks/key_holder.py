@@ -1,4 +1,4 @@
-"""A key holder: takes part in making the joint keys, then answers the plan's requests, each ciphertext once."""
+"""A key holder: takes part in making the joint keys, then answers requests, each ciphertext once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class KeyHolder(Idle):
             yield Send(roles.owner(self.name), roles.JOINT_KEY, public.to_bytes())
         if setting.plan.relinearises:
             yield from self._relinearise(secret)
-        few = secret.restricted(setting.linear)
+        few = SecretShare.restore(setting.linear, secret.expose())  # linear layers have few limbs
         elements = setting.plan.galois_elements
         for k, element in enumerate(elements):
             common = galois.sample(setting.linear, self.crs, element)

@@ -1,7 +1,7 @@
-"""The model owner: adds up the shares of the joint keys, evaluates its model on ciphertexts, asks for refreshes.
+"""The model owner: adds up shares of the joint keys, evaluates its model on ciphertexts, asks for refreshes.
 
-Its weights never leave it. Whatever ciphertext does leaves with a fresh encryption of zero on top, smudged where
-the result is opened, so that nothing tells how it was computed.
+Its weights never leave it. Whatever ciphertext does leaves with a fresh encryption of zero on top, smudged
+where the result is opened, so that nothing tells how it was computed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from privinfer.backends.base import Idle, Play, Private, Progress, Receive, Send
 from privinfer.backends.ckks import joint, roles
-from privinfer.backends.ckks.cipher import Arithmetic, Ciphertext
-from privinfer.backends.ckks.evaluate import Evaluation
+from privinfer.backends.ckks.cipher import Ciphertext
+from privinfer.backends.ckks.evaluate import Evaluation, EvaluationKeys, Rows
 from privinfer.backends.ckks.key_holder import as_bytes
 from privinfer.backends.ckks.plan import Opened, Refreshed
 from privinfer.backends.ckks.roles import Request, Setting
@@ -61,8 +61,7 @@ class ModelOwner(Idle):
             total = galois.aggregate(setting.linear, shares, setting.holders)
             keys[element] = galois.finish(setting.linear, common, total)
             yield Progress(k + 1, len(plan.galois_elements), "rotation keys")
-        top, few = Arithmetic(setting.parameters, key, {}), Arithmetic(setting.linear, None, keys)
-        self.evaluation = Evaluation(plan, self.model, top, few)
+        self.evaluation = Evaluation(plan, self.model, EvaluationKeys(self.public, key, keys))
         self.evaluation.prepare()
 
     def _relinearise(self) -> Generator[Send | Receive, Any, U64]:
@@ -95,18 +94,19 @@ class ModelOwner(Idle):
         batch = self.batch = yield from self._agree_on_batch()
         self._count = 0
         work = self.evaluation.run((yield from self._inputs(batch)))
-        number, refreshed = 0, None
+        number = 0
         try:
+            request = next(work)
             while True:
-                request = work.send(refreshed)
-                entries = [e for e in plan.refreshes[number] for _ in range(e.ciphertexts * batch)]
-                data = yield from self._refresh(number, entries, request.ciphertexts)
-                refreshed = [Ciphertext(d, c.scale) for d, c in zip(data, request.ciphertexts, strict=True)]
+                data = yield from self._refresh(number, request.targets, request.ciphertexts)
                 number += 1
                 yield Progress(number, len(plan.refreshes) + 1, "refresh")
+                request = work.send(
+                    [Ciphertext(d, c.scale) for d, c in zip(data, request.ciphertexts, strict=True)]
+                )
         except StopIteration as done:
-            results: dict[str, list[Ciphertext]] = done.value
-        opened = [(o, c) for o in plan.outputs for c in results[o.name]]
+            results: dict[str, Rows] = done.value
+        opened = [(o, c) for o in plan.outputs for row in results[o.name] for c in row]
         data = yield from self._open(number, [o for o, _ in opened], [c for _, c in opened])
         last = Request(Request.DONE, 0, 0, batch).to_bytes()
         for k in self._alive:
@@ -131,18 +131,21 @@ class ModelOwner(Idle):
             agreed = rows
         return agreed or 0
 
-    def _inputs(self, batch: int) -> Generator[Receive, bytes, dict[str, list[Ciphertext]]]:
-        p, found = self.setting.parameters, {}
+    def _inputs(self, batch: int) -> Generator[Receive, bytes, dict[str, Rows]]:
+        p = self.setting.parameters
+        found: dict[str, Rows] = {}
         for k, one in enumerate(self.setting.plan.inputs):
             party = self.setting.table.owners[one.name]
             size = residues_size(p, 2 * one.level * one.ciphertexts * batch)
             data = yield Receive(roles.owner(party), roles.INPUT + k, size)
-            lead = (batch * one.ciphertexts, 2)
+            lead = (batch, one.ciphertexts, 2)
             rows = unpack(data, p, p.data(one.level), lead, culprit=party, step="input")
-            found[one.name] = [Ciphertext(row, one.scale) for row in rows]
+            found[one.name] = [[Ciphertext(c, one.scale) for c in row] for row in rows]
         return found
 
-    def _refresh(self, number: int, entries: Sequence[Refreshed], ciphertexts: list[Ciphertext]) -> Asking:
+    def _refresh(
+        self, number: int, entries: Sequence[Refreshed], ciphertexts: Sequence[Ciphertext]
+    ) -> Asking:
         p = self.setting.parameters
 
         def lower(k: int, c: Ciphertext) -> U64:
@@ -185,7 +188,7 @@ class ModelOwner(Idle):
         return encryption.rerandomise(self.setting.parameters, self.public, data, smudging)
 
     def _ask(
-        self, number: int, lower: Any, ciphertexts: list[Ciphertext], size: Any, parse: Any
+        self, number: int, lower: Any, ciphertexts: Sequence[Ciphertext], size: Any, parse: Any
     ) -> Generator[Send | Receive, Any, tuple[list[U64], str, list[dict[str, Any]]]]:
         """One request: again, newly hidden and to others, where a key holder is lost that can be spared."""
         setting, attempt = self.setting, 0

@@ -69,7 +69,9 @@ def decrypt_rows(setting: Setting, key: OwnKey, output: Opened, rows: U64) -> Ar
     p = setting.parameters
     form = tenseal.form_of(p.n, p.primes)
     found = [
-        output.layout.unpack([tenseal.decrypt(form, key.secret.values, c, output.scale) for c in row])
+        output.layout.unpack(
+            np.stack([tenseal.decrypt(form, key.secret.values, c, output.scale) for c in row])
+        )
         for row in rows
     ]
     return np.array(found).reshape(len(rows), *output.shape)

@@ -1,8 +1,8 @@
 """The roles of the `ckks` backend by name, the numbers of their messages, and what everybody knows.
 
-Order of a join: the joint public key (commit, then open), the relinearisation key, the Galois keys, sub-shares
-where fewer than all key holders have to answer, the receivers' keys. Order of a run: inputs, then as many
-requests to the key holders as the plan has refresh rounds, then one for the outputs.
+Order of a join: the joint public key (commit, then open), the relinearisation key, the Galois keys,
+sub-shares where fewer than all key holders have to answer, the receivers' keys. Order of a run: inputs, then
+as many requests to the key holders as the plan has refresh rounds, then one for the outputs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from privinfer.backends.base import Role, Table
 from privinfer.backends.ckks.plan import Plan, make_plan
+from privinfer.graph import ir
 from privinfer.protocols.ckks.parameters import Parameters
 
 MODEL_OWNER = "model_owner"
@@ -132,12 +133,10 @@ def setting_of(table: Table) -> Setting:
     """The setting of a session; every party has the same."""
     holders = tuple(p for role, p in table.party.items() if role.startswith("holder:"))
     threshold = table.threshold or len(holders)
-    return Setting(table, planned(table.architecture.to_bytes(), len(holders), threshold), holders, threshold)
+    return Setting(table, planned(table.architecture, len(holders), threshold), holders, threshold)
 
 
 @functools.lru_cache(maxsize=4)
-def planned(architecture: bytes, holders: int, threshold: int) -> Plan:
+def planned(architecture: ir.Architecture, holders: int, threshold: int) -> Plan:
     """The plan of an architecture, made once a process."""
-    from privinfer.graph import ir  # noqa: PLC0415 - only to read it back
-
-    return make_plan(ir.Architecture.from_bytes(architecture), holders, threshold)
+    return make_plan(architecture, holders, threshold)

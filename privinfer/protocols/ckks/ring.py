@@ -1,9 +1,9 @@
 """Polynomials over a chain of primes: the kernels of ``csrc/rns``, with types.
 
-Arrays are uint64, limb after limb: ``[.., k, i]`` is coefficient (or NTT value) i modulo the prime of limb k, and a
-*basis* says which prime that is, by its place in the chain. The last prime of a chain is the special one, P. The
-*extended* basis of l limbs is the first l primes and P. Results are new arrays. Residues have to be below their
-primes: what came from elsewhere is checked (`messages.py`) before it gets here.
+Arrays are uint64, limb after limb: ``[.., k, i]`` is coefficient (or NTT value) i modulo the prime of limb k,
+and a *basis* says which prime that is, by its place in the chain. The last prime of a chain is the special
+one, P. The *extended* basis of l limbs is the first l primes and P. Results are new arrays. Residues have to
+be below their primes: what came from elsewhere is checked (`messages.py`) before it gets here.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Ring:
         return self._rns.compose(a, basis)
 
     def to_ring64(self, a: U64, basis: Basis) -> U64:
-        """``round(2^64 a / Q)`` modulo 2^64, off by one unit a limb at most: shares mod Q to shares mod 2^64."""
+        """``round(2^64 a / Q)`` modulo 2^64, off by a unit a limb at most: from shares mod Q."""
         return self._rns.to_ring64(a, basis)
 
     # -- sampling --------------------------------------------------------------------------------
