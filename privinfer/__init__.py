@@ -22,6 +22,7 @@ from privinfer.errors import (
 from privinfer.graph.advise import fix, validate
 from privinfer.graph.ir import Model
 from privinfer.graph.load import from_onnx, from_torch
+from privinfer.graph.to_polynomial import to_polynomial
 from privinfer.runtime.local import run_local
 from privinfer.runtime.party import Result, Session
 
@@ -46,5 +47,6 @@ __all__ = [
     "from_torch",
     "insecure",
     "run_local",
+    "to_polynomial",
     "validate",
 ]

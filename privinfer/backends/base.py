@@ -42,11 +42,15 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Wait for exactly `size` bytes of `step` from whoever plays `source`."""
+    """Wait for exactly `size` bytes of `step` from whoever plays `source`.
+
+    `optional`: where a party that can be done without is gone, None comes in place of its message.
+    """
 
     source: Role
     step: int
     size: int
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,8 @@ class Table:
         Tag of this very join: manifest and everybody's nonce.
     network : Network
         What is assumed of the lines.
+    threshold : int
+        How many key holders an answer takes; 0 where there are none.
     """
 
     party: Mapping[Role, str]
@@ -108,6 +114,7 @@ class Table:
     architecture: ir.Architecture
     session: bytes
     network: Network = Network()
+    threshold: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +236,10 @@ class Backend(Protocol):
 
     def rows_at_once(self, table: Table, network: Network) -> int:
         """Rows of one chunk: a run over more of them goes in several. Every party computes the same."""
+        ...
+
+    def spare(self, manifest: Any) -> frozenset[str]:
+        """Parties that a run can go on without once the setup is done."""
         ...
 
 

@@ -22,14 +22,16 @@ from privinfer.graph.load import from_onnx
 from privinfer.runtime.local import run_local
 
 OWNERS = {"hospital": "xray", "dna_company": "dna", "laboratory": "blood"}
+MODELS = {"mpc": "risk.onnx", "ckks": "risk-polynomial.onnx"}
 SHOWN = 8
+BETWEEN = {"evaluators": "between the evaluators", "refreshes": "for refreshes"}
 SYNTHETIC = (
     "The patients are synthetic: X-ray, genotypes and bloods are real but of three different people, joined\n"
     "by a simulated outcome. Nothing here is medical advice; see examples/cohort/MODEL_CARD.md."
 )
 
 
-def run(patient: int, batch: int, examples: Path | None) -> dict[str, Any]:
+def run(patient: int, batch: int, examples: Path | None, backend: str = "mpc") -> dict[str, Any]:
     """Run the demonstration and print what the patient sees.
 
     Parameters
@@ -37,7 +39,9 @@ def run(patient: int, batch: int, examples: Path | None) -> dict[str, Any]:
     patient, batch : int
         Rows of the test cohort.
     examples : Path or None
-        Folder with `cohort.py` and `risk.onnx`; that of the source tree by default.
+        Folder with `cohort.py` and the models; that of the source tree by default.
+    backend : {"mpc", "ckks"}
+        "ckks" runs the model whose activations are polynomials.
 
     Returns
     -------
@@ -45,7 +49,9 @@ def run(patient: int, batch: int, examples: Path | None) -> dict[str, Any]:
         The run's report.
     """
     folder = examples or Path(__file__).resolve().parents[2] / "examples" / "cohort"
-    if not (folder / "cohort.py").is_file() or not (folder / "risk.onnx").is_file():
+    if backend not in MODELS:
+        raise ConfigError(f"the demonstration has no model for {backend!r}", hint=f"known: {', '.join(MODELS)}")
+    if not (folder / "cohort.py").is_file() or not (folder / MODELS[backend]).is_file():
         raise ConfigError(
             f"the demonstration's data are not in {folder}",
             hint="run it from a clone, or give the folder with --examples",
@@ -59,7 +65,7 @@ def run(patient: int, batch: int, examples: Path | None) -> dict[str, Any]:
         )
     rows = slice(patient, patient + batch)
     inputs = {name: values[rows] for name, values in patients.inputs().items()}
-    model = from_onnx(folder / "risk.onnx")
+    model = from_onnx(folder / MODELS[backend])
     screen = Console()
     screen.print(SYNTHETIC, style="yellow", highlight=False, soft_wrap=True)
     with Progress(
@@ -80,7 +86,8 @@ def run(patient: int, batch: int, examples: Path | None) -> dict[str, Any]:
         result = run_local(
             model,
             {owner: {name: inputs[name]} for owner, name in OWNERS.items()},
-            evaluators=("startup", "hospital"),
+            backend=backend,
+            evaluators=("startup", "hospital") if backend == "mpc" else None,
             with_reference=True,
             progress=watch,
         )
@@ -89,7 +96,7 @@ def run(patient: int, batch: int, examples: Path | None) -> dict[str, Any]:
     private = result.outputs["risk"][:, 0]
     _show_risks(screen, patient, private, clear)
     agreed = int(((private > 0) == (oracle > 0)).sum())
-    bound = model.architecture.precision.error_bound
+    bound = result.report["precision"]["declared_error_bound"]
     screen.print(
         f"largest difference {np.abs(private - clear).max():.1e}, declared bound {bound:.1e}; "
         f"same decision as the fixed-point model in the clear for {agreed} of {batch}",
@@ -155,10 +162,12 @@ def _show_parties(screen: Console, report: dict[str, Any]) -> None:
         )
     screen.print(table)
     seconds, rounds = report["seconds"], report["online_rounds"]
+    once = "weights" if report["backend"] == "mpc" else "joint keys"
+    between = {k: v for k, v in rounds.items() if k in ("evaluators", "refreshes")}
     screen.print(
-        f"setup {seconds['setup']:.2f} s (weights, once a session), offline {seconds['offline']:.2f} s, "
+        f"setup {seconds['setup']:.2f} s ({once}, once a session), offline {seconds['offline']:.2f} s, "
         f"online {seconds['online']:.3f} s; {sum(rounds.values())} online rounds "
-        f"({rounds['evaluators']} between the evaluators)\n{report['trust']}",
+        f"({', '.join(f'{v} {BETWEEN[k]}' for k, v in between.items())})\n{report['trust']}",
         highlight=False,
         soft_wrap=True,
     )

@@ -16,6 +16,7 @@ import typer
 from privinfer import __version__, insecure
 from privinfer.backends.base import Phase, Progress, Role
 from privinfer.cli import demo as demo_command
+from privinfer.cli import fragment as fragment_command
 from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
@@ -31,6 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # its tracebacks would show local variables, shares among them
     help="One neural network over data held by several parties; only the agreed receiver learns the output.",
 )
+
+app.add_typer(fragment_command.app, name="fragment")
 
 RangeOption = Annotated[
     list[str] | None, typer.Option("--range", metavar="NAME=LOW:HIGH", help="Range of an input.")
@@ -158,6 +161,7 @@ def deal(
 def demo(
     patient: Annotated[int, typer.Option(min=0, help="Which synthetic test patient.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="How many patients from there on.")] = 1,
+    backend: Annotated[str, typer.Option(help="mpc or ckks.")] = "mpc",
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     examples: Annotated[
         Path | None, typer.Option(help="Folder `examples/cohort` of the source tree.")
@@ -165,7 +169,7 @@ def demo(
 ) -> None:
     """X-ray, genotypes and bloods of a synthetic patient, six processes, one answer for her alone."""
     check_writable(report)
-    found = demo_command.run(patient, batch, examples)
+    found = demo_command.run(patient, batch, examples, backend)
     if report is not None:
         write_json(report, found)
 

@@ -102,6 +102,7 @@ def _pieces(op: fp.Pieces, x: Known, units: tuple[float, float], opened: float) 
     """Extremes lie at the ends and at the breaks, on either side of a jump."""
     unit, slope_unit = units
     low, high = x.low - x.error, x.high + x.error
+    moved = 0.0 if op.exact else unit / 2  # a break, by its rounding
     points = [x.low, x.high]
     jumps = np.zeros_like(x.low)
     steepest = abs(op.slope)
@@ -109,17 +110,20 @@ def _pieces(op: fp.Pieces, x: Known, units: tuple[float, float], opened: float) 
     for at, jump, bend in sorted(zip(op.breaks, op.jumps, op.bends, strict=True)):
         slope += bend
         steepest = max(steepest, abs(slope))
-        near = (low <= at * unit) & (at * unit <= high)
+        near = (low - moved <= at * unit) & (at * unit <= high + moved)
         jumps = jumps + near * abs(jump) * unit * slope_unit
         points += [np.clip(np.full_like(x.low, (at + d) * unit), x.low, x.high) for d in (-1e-9, 0.0)]
     values = [_affine(op, p, unit, slope_unit) for p in points]
     # values near a jump, computed or true, may fall on the other side of it
     error = x.error * steepest * slope_unit + jumps + opened
-    if slope_unit != 1.0:
-        reach = np.maximum(np.abs(x.low), np.abs(x.high)) + x.error + 1.0
-        error = error + reach * slope_unit / 2 * (len(op.breaks) + 1)
-    elif op.jumps or op.breaks:
-        error = error + unit / 2 * (1 + sum(map(abs, op.bends)))  # breaks and jumps were rounded
+    if op.clamps:
+        error = error + unit  # by which an end may have been rounded, and only one end counts
+    elif not op.exact:
+        error = error + unit / 2 * slope_unit * (sum(map(abs, op.bends)) + len(op.jumps) + 1)
+        if slope_unit != 1.0:  # slopes were rounded too: each counts as far as its line has run
+            error = error + np.maximum(np.abs(low), np.abs(high)) * slope_unit / 2
+            for at in op.breaks:
+                error = error + np.maximum(high - at * unit, 0.0) * slope_unit / 2
     return np.minimum.reduce(values), np.maximum.reduce(values), error
 
 
@@ -151,14 +155,19 @@ def _table(op: fp.Table, x: Known, table: ir.Tabulated, opened: float) -> tuple[
     wide = (np.clip(v, first, last) for v in (x.low - x.error, x.high + x.error))
     # two values of the range are no further apart than the function's span there
     grid = np.linspace(first, last, SAMPLES)
-    slopes = np.minimum(wanted.slope(grid[:-1], grid[1:]), _steepest(op, table.frac_out - wanted.frac_in))
-    spare = slopes * np.diff(grid) / 2
+    slopes = wanted.slope(grid[:-1], grid[1:])
+    by_rows = _steepest(op, table.frac_out - wanted.frac_in)
+    spare = np.minimum(slopes, by_rows) * np.diff(grid) / 2
     values = wanted.values(grid) - base
     least, most = float(values.min()), float(values.max())
     if wanted.name not in MONOTONE:
         least, most = least - float(spare.max()), most + float(spare.max())
-    slope = np.minimum(wanted.slope(*wide), _steepest(op, table.frac_out - wanted.frac_in))
-    error = np.minimum(x.error * slope, most - least) + table.error + opened
+    # what the function differs by at a value and at what was computed of it: by its own slope, or by that of
+    # rows, of which each comes near it over two cells, at both ends of its part of the way
+    slope = np.minimum(wanted.slope(*wide), min(float(slopes.max()), 1e300))
+    parts = np.floor(x.error * 2.0 ** (wanted.frac_in - op.step_bits) / 2) + 1
+    apart = np.minimum(x.error * slope, x.error * by_rows + 2 * table.error * parts)
+    error = np.minimum(apart, most - least) + table.error + opened
     if wanted.name in MONOTONE:
         ends = wanted.values(low), wanted.values(high)
         return np.minimum(*ends) - base, np.maximum(*ends) - base, error

@@ -340,6 +340,10 @@ class Math(Core):
         at, jump, bend = (tuple(map(float, v)) for v in (breaks, jumps, bends))
         return self.emit(ir.Piecewise(at, jump, bend, float(slope), float(offset)), [x])
 
+    def polynomial(self, x: Value, low: float, high: float, coefficients: Sequence[float]) -> Value:
+        """A polynomial in Chebyshev's basis, all public; :class:`privinfer.graph.ir.Polynomial` has it."""
+        return self.emit(ir.Polynomial(float(low), float(high), tuple(map(float, coefficients))), [x])
+
     def relu(self, x: Value) -> Value:
         """``max(x, 0)``."""
         return self.emit(ir.Relu(), [x])

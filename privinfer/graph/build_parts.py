@@ -129,6 +129,11 @@ class Parts(Math):
         y = self.shift(self.multiply(y, -1.0), size - 1.0) if last else y
         return self.unsqueeze(y, [axis]) if keepdims else y
 
+    def top(self, x: Value, axis: int, *, largest: bool = True, keepdims: bool = True) -> tuple[Value, Value]:
+        """The largest or least value along an axis, and its position, the first of equal ones."""
+        y = self.reduce(x, "max" if largest else "min", [axis], keepdims)
+        return y, self.argmax(x if largest else self.multiply(x, -1.0), axis, keepdims)
+
     def hardmax(self, x: Value, axis: int) -> Value:
         """1 at the first largest value along an axis, else 0."""
         x = self.plain(x)

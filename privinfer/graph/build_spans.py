@@ -63,6 +63,9 @@ def spread(op: ir.Op, xs: Sequence[Span], shapes: Sequence[ir.Shape], *, same: b
             return _function(op, low, high)
         case ir.Piecewise():
             return _pieces(op, low, high)
+        case ir.Polynomial():
+            most = sum(map(abs, op.coefficients))
+            return -most, most
         case _:
             return UNKNOWN
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privinfer.errors import PrecisionError
-from privinfer.graph import functions, ir
+from privinfer.graph import chebyshev, functions, ir
 from privinfer.graph.emitter import Emitter as Builder
 from privinfer.graph.emitter import Wanted
 from privinfer.graph.fixedpoint import (
@@ -68,7 +68,8 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
         left, right = declared
         if (left < low and op.left is None) or (right > high and op.right is None):
             raise PrecisionError(
-                f"node {node!r}: values of [{left:g}, {right:g}] go beyond [{low:g}, {high:g}] of {op.name}"
+                f"node {node!r}: values of [{left:g}, {right:g}] go beyond [{low:g}, {high:g}] of "
+                f"{op.name.partition(' ')[0]}"
             )
         if left < right and right - left <= WIDER * (high - low):
             low, high, clamped = left, right, False
@@ -78,6 +79,8 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
         frac = max(b.f, min(24, b.n - 3 - math.ceil(math.log2(peak))))
         error, relative = 2.0 ** -(frac + 1), op.error
     tails = _tails(op) if clamped else 0.0
+    if op.name.startswith(chebyshev.PREFIX):
+        tails = functions.get(op.name).rounding
     wanted = Wanted(op.name, low, high, error, relative, b.type(x).frac, frac_out(b, frac), tails=tails)
     if op.name in BANDED and 0 < low * BAND < high:
         return banded(b, x, replace(wanted, tails=0.0), frac, node).value
@@ -99,16 +102,24 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
     return b.emit(Plus(), tuple(pair), b.type(pair[0]), node)
 
 
+def polynomial(b: Builder, x: int, op: ir.Polynomial, node: str) -> int:
+    """Look up, clamped to the range, within a unit in the last place of the largest value."""
+    largest = sum(map(abs, op.coefficients))
+    error = 2.0**-b.f * max(1.0, largest)
+    name = chebyshev.name(op.low, op.high, op.coefficients)
+    return function(b, x, ir.Function(name, op.low, op.high, error), node)
+
+
 def _within(b: Builder, x: int, table: ir.Tabulated) -> bool:
     """Whether a value was clamped to the range of a table before."""
-    match b.steps[x].operation:
-        case Pieces((low, high), (0, 0), (1, -1), 0, offset, 0):
-            return low == offset and table.low <= low <= high <= table.high
-    return False
+    op = b.steps[x].operation
+    return isinstance(op, Pieces) and op.clamps and table.low <= op.breaks[0] <= op.breaks[1] <= table.high
 
 
 def _tails(op: ir.Function) -> float:
     """How far the straight lines beyond the ends are from the function."""
+    if op.left is None and op.right is None:
+        return 0.0  # a user's own function has none, and is known to its owner alone
     known, found = functions.get(op.name), 0.0
     if op.left is not None and known.left_error is not None:
         found = known.left_error(-op.low)
@@ -125,6 +136,8 @@ def frac_out(b: Builder, frac: int) -> int:
 def lookup(b: Builder, x: int, table: ir.Tabulated, frac: int, node: str, claim: Claim | None = None) -> int:
     """The table of a narrow value that lies in its range, with `frac` fractional bits."""
     t = b.type(x)
+    if Wanted.parse(table.key).frac_in != t.frac:
+        raise TypeError(f"node {node!r}: a table of another scale than {t.frac} fractional bits")
     if table.step_bits + table.cell_bits > t.bits:
         raise PrecisionError(f"node {node!r}: its table needs more than {t.bits} bits")
     numbers = (table.low, table.step_bits, table.cell_bits, table.degree, table.coefficients)
@@ -167,8 +180,7 @@ def pieces(b: Builder, x: int, op: ir.Piecewise, node: str, *, wide: bool) -> in
     """Piecewise affine; slopes that are no integers get CONSTANT_BITS fractional bits."""
     x = b.narrow(x, b.f)
     t = b.type(x)
-    whole = all(float(v).is_integer() for v in (op.slope, *op.bends))
-    g = 0 if whole else CONSTANT_BITS
+    g = 0 if all(float(v).is_integer() for v in (op.slope, *op.bends)) else CONSTANT_BITS
     if max(map(abs, (*op.breaks, *op.jumps, op.offset)), default=0.0) >= 2.0 ** (b.n - 2 - t.frac):
         raise PrecisionError(f"node {node!r}: a break or a jump is too large for {b.n} bits")
     wide = wide or (b.exact and g > 0)
@@ -176,14 +188,12 @@ def pieces(b: Builder, x: int, op: ir.Piecewise, node: str, *, wide: bool) -> in
     def at(values: tuple[float, ...], frac: int) -> tuple[int, ...]:
         return tuple(round(v * 2.0**frac) for v in values)
 
-    step = Pieces(
-        at(op.breaks, t.frac),
-        at(op.jumps, t.frac + g),
-        at(op.bends, g),
-        at((op.slope,), g)[0],
-        at((op.offset,), t.frac + g)[0],
-        0 if wide else g,
-    )
+    scales = (op.breaks, t.frac), (op.jumps, t.frac + g), (op.bends, g), ((op.slope,), g)
+    breaks, jumps, bends, (slope,) = (at(v, frac) for v, frac in scales)
+    (offset,) = at((op.offset,), t.frac + g)
+    whole = all((v * 2.0**frac).is_integer() for values, frac in scales for v in map(float, values))
+    exact = whole and (float(op.offset) * 2.0 ** (t.frac + g)).is_integer()
+    step = Pieces(breaks, jumps, bends, slope, offset, 0 if wide else g, exact)
     kind = Type(t.shape, WIDE, t.frac + g) if wide else Type(t.shape, b.n, t.frac)
     return b.settle(b.emit(step, (x,), kind, node)) if wide else b.emit(step, (x,), kind, node)
 
@@ -324,17 +334,19 @@ def softmax(b: Builder, x: int, axis: int, log: bool, node: str) -> int:
     e = lookup(b, near, table, g, node, Claim(0.0, 1.0, x, 2.0, own))
     # S, of which the sum of many e needs more bits than one of them
     far = EXP_RELATIVE + k * absolute  # relative, S being at least 1
-    kept = min(24, b.n - 3 - k.bit_length())
+    kept = min(24, b.n - 3 - k.bit_length(), g)
     if kept < MIN_SUM_BITS:
         raise PrecisionError(f"node {node!r}: a softmax of {k} values needs more than {b.n} bits")
     total = b.total(b.wide(e), axis, node, Claim(1.0 - far, k * (1.0 + far), x, 2.0 * k, k * far))
     total = b.narrow(total, kept)
+    # a table's ends are rounded to inputs, and S was cut: what lies below the first row has none
+    ends = 1.0 - far - 2.0 ** (1 - kept), k * (1 + far) + 2.0 ** (1 - kept)
     if log:
-        ln = banded(b, total, Wanted("log", 1.0 - far, k * (1 + far), 1e-4, 0.0, kept, 0), b.f, node)
+        ln = banded(b, total, Wanted("log", *ends, 1e-4, 0.0, kept, 0), b.f, node)
         own = far + 2.0**-kept + ln.error
         pair = b.same([b.narrow(d, b.f), b.narrow(ln.value, b.f)], wide=False)
         return minus(b, pair[0], spread(pair[1]), node, Claim(-math.inf, own, x, 2.0, own))
-    over = Wanted("reciprocal", 1.0 - far, k * (1 + far), max(3e-5, 2.0 ** (g + 1 - room)), 0.0, kept, 0)
+    over = Wanted("reciprocal", *ends, max(3e-5, 2.0 ** (g + 1 - room)), 0.0, kept, 0)
     inverse = banded(b, total, over, room - g, node)
     # relative errors of all e move e / S by p (1 - p) times twice as much, at most half as much
     own = 1.1 * (EXP_RELATIVE / 2 + (k + 1) * absolute) + 2.0**-kept + inverse.error + OPENING * 2.0**-b.f
@@ -343,10 +355,16 @@ def softmax(b: Builder, x: int, axis: int, log: bool, node: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Banded:
-    """A value and how far it strays from the function of the value that went in."""
+    """A value and how far it strays from the function of what went in: by its tables, and by being opened."""
 
     value: int
-    error: float
+    tables: float
+    opened: float
+
+    @property
+    def error(self) -> float:
+        """All of it."""
+        return self.tables + self.opened
 
 
 def banded(b: Builder, x: int, wanted: Wanted, frac: int, node: str) -> Banded:
@@ -358,8 +376,7 @@ def banded(b: Builder, x: int, wanted: Wanted, frac: int, node: str) -> Banded:
     y = parts[0]
     for part in parts[1:]:
         y = b.emit(Plus(), (y, part), b.type(y), node)
-    error = max(t.error for t in tables) + len(tables) * OPENING * 2.0**-frac
-    return Banded(y, error)
+    return Banded(y, max(t.error for t in tables), len(tables) * OPENING * 2.0**-frac)
 
 
 # -- layer norm ------------------------------------------------------------------------------------
@@ -398,11 +415,13 @@ def normalize(b: Builder, x: int, op: ir.Normalize, node: str) -> int:
     shape = (*t.shape[:-1], 1)
     r = _pick(b, reshape(b, root.value, shape, node), axis, (0,) * d, node)
     # no result is larger than sqrt(d), so none strays further than twice that; where the variance is
-    # known not to be small: what V and its root stray by, relative, and the derivative of the result
+    # known not to be small: what V and its root stray by, relative, and the derivative of the result. V
+    # strays by its opening, the rounding of eps and that of the clamp's end; the root by its table,
+    # relative, and by its opening, which weighs most where the root is least
     reach = math.sqrt(d)
     if op.low == 0:
         return product(b, c, r, node, b.f, claim=Claim(-reach, reach, x, 0.0, 2 * reach))
-    relative = 1e-4 + OPENING * 2.0**-g / (2 * low)
-    own = reach * relative + OPENING * 2.0**-b.f + reach * root.error / largest_root
+    relative = 1e-4 + (OPENING + 1.5) * 2.0**-g / (2 * low) + root.opened / math.sqrt(q / high)
+    own = 1.1 * reach * relative + OPENING * 2.0**-b.f
     gain = (2 + reach) / math.sqrt(op.low)
     return product(b, c, r, node, b.f, claim=Claim(-reach, reach, x, gain, own))

@@ -120,7 +120,9 @@ class Emitter:
         """The tables whose sum is a function: the architecture has them, or they are made now."""
         if wanted.band(0) not in self.tables:
             if self.make is None:
-                raise ModelUnsupported(f"node {node!r}: the architecture lacks the table of {wanted.key()}")
+                raise ModelUnsupported(
+                    f"node {node!r}: the architecture lacks the table of {wanted.key()[:200]}"
+                )
             try:
                 self.tables.update({t.key: t for t in self.make(wanted)})
             except (ModelUnsupported, PrecisionError) as e:

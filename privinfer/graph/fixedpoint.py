@@ -94,7 +94,8 @@ class Pieces:
 
     then `shift` fractional bits are dropped. With f the input's fractional bits: `breaks` count 2**-f,
     `slope` and `bends` 2**-g, `offset` and `jumps` 2**-(f + g). The result is narrow, or wide with a shift
-    of 0. Needs ``|x|`` and every ``|x - b_k|`` below 2**(n - 2).
+    of 0. Needs every ``|x - b_k|`` below 2**(n - 1); with a slope, where more than n bits are kept or
+    dropped, ``|x|`` below 2**(n - 2) too. `exact` says that no rounding went into the integers.
     """
 
     breaks: tuple[int, ...]
@@ -103,6 +104,13 @@ class Pieces:
     slope: int
     offset: int
     shift: int
+    exact: bool = False
+
+    @property
+    def clamps(self) -> bool:
+        """Whether it is the nearest value between two breaks."""
+        flat = self.slope == self.shift == 0 and not any(self.jumps)
+        return flat and self.bends == (1, -1) and self.offset == self.breaks[0] <= self.breaks[1]
 
 
 @dataclass(frozen=True, slots=True)

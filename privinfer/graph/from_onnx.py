@@ -7,13 +7,16 @@ how each operator is converted in :mod:`privinfer.graph.onnx_ops` and :mod:`priv
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from privinfer.errors import ConfigError, ModelUnsupported, PrivinferError
-from privinfer.graph import build, ir, onnx_layers, onnx_ml, onnx_moves, onnx_ops, onnx_patterns  # noqa: F401
+from privinfer.graph import build, ir, onnx_layers, onnx_ml, onnx_moves, onnx_ops, onnx_own, onnx_patterns  # noqa: F401
 from privinfer.graph import functions as known_functions
 from privinfer.graph.build import Const, refuse
 from privinfer.graph.onnx_base import Reader
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 512 << 20
 MIN_OPSET = 7
+SAMPLES = 1025  # of a caller's function, to tell it from others
 
 _MALFORMED = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, AttributeError)
 
@@ -88,9 +92,13 @@ def from_onnx(
     return _Importer(onnx, proto, ranges, _registered(functions)).model(precision)
 
 
-def _registered(given: UserFunctions | None) -> dict[str, tuple[float, float]]:
-    """Make the caller's functions known in this process; gives their ranges."""
-    ends: dict[str, tuple[float, float]] = {}
+def _registered(given: UserFunctions | None) -> dict[str, tuple[str, float, float]]:
+    """Make the caller's functions known in this process; gives the names they got, and their ranges.
+
+    The names hold what tells two functions of one operator apart, so that models loaded one after another
+    keep their own.
+    """
+    ends: dict[str, tuple[str, float, float]] = {}
     for name, entry in (given or {}).items():
         try:
             fn, low, high = entry
@@ -101,8 +109,15 @@ def _registered(given: UserFunctions | None) -> dict[str, tuple[float, float]]:
             raise ConfigError(f"the function {name!r} is not (callable, low, high) with low < high")
         if not 0 < len(name) <= 90 or not name.isprintable():
             raise ConfigError("a function has an empty, long or unprintable name")
-        known_functions.register(f"own.{name}", fn)
-        ends[name] = (low, high)
+        x = np.linspace(low, high, SAMPLES)
+        try:
+            with np.errstate(all="ignore"):
+                seen = np.ascontiguousarray(fn(x), dtype=np.float64).tobytes()
+        except Exception:  # what is wrong with it is told where its node is converted
+            seen = b""
+        digest = hashlib.sha256(x.tobytes() + seen).hexdigest()[:8]
+        known_functions.register(f"own.{name}:{digest}", fn)
+        ends[name] = (f"own.{name}:{digest}", low, high)
     return ends
 
 
@@ -184,7 +199,7 @@ class _Importer(Reader):
         onnx: Any,
         proto: Any,
         ranges: build.Ranges | None,
-        own: Mapping[str, tuple[float, float]],
+        own: Mapping[str, tuple[str, float, float]],
     ) -> None:
         self.onnx = onnx
         self.graph = proto.graph
@@ -287,10 +302,12 @@ class _Importer(Reader):
         """How a node is converted."""
         name = next((n for n in (_name(node, k), node.op_type) if n in self.own), None)
         if name is not None:
-            low, high = self.own[name]
-            return lambda imp, n: imp.b.function(imp.value(n), f"own.{name}", low, high, promised=True)
+            own = self.own[name]
+            return lambda imp, n: imp.b.function(imp.value(n), *own, promised=True)
         if node.domain == onnx_ml.DOMAIN:
             return onnx_ml.known(node)
+        if node.domain == onnx_own.DOMAIN:
+            return onnx_own.known(node)
         convert: onnx_ops.Convert | None = TABLE.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if convert is None:
             refuse(build.advice(node.op_type, last=any(o in self.shown for o in node.output)))

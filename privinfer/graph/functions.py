@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from privinfer.errors import ModelUnsupported
+from privinfer.graph import chebyshev
 
 Array = npt.NDArray[np.float64]
 Callback = Callable[[Array], Array]
@@ -48,6 +50,8 @@ class Function:
         Bound of the distance from that tail at ``x = -a`` and ``x = a``, decreasing for a >= `settled`.
     settled : float
         See there.
+    rounding : float
+        How far `fn` may be from the function beyond what is said of it there.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Function:
     left_error: Callable[[float], float] | None = None
     right_error: Callable[[float], float] | None = None
     settled: float = 0.0
+    rounding: float = 0.0
 
     def __call__(self, x: Array) -> Array:
         """Values at `x`."""
@@ -433,8 +438,17 @@ FUNCTIONS: dict[str, Function] = {
 _USERS: dict[str, Function] = {}
 
 
+@lru_cache(maxsize=256)
+def _polynomial(name: str) -> Function:
+    """A polynomial, which its name says all of."""
+    found = chebyshev.parse(name)
+    return Function("a polynomial", found.values, found.bound, rounding=found.rounding)
+
+
 def get(name: str) -> Function:
     """Find a function by its name; ModelUnsupported where there is none."""
+    if name.startswith(chebyshev.PREFIX):
+        return _polynomial(name)
     found = FUNCTIONS.get(name) or _USERS.get(name)
     if found is None:
         raise ModelUnsupported(
@@ -464,7 +478,7 @@ def register(
     domain : tuple of float
         As in :class:`Function`.
     """
-    if name in FUNCTIONS:
+    if name in FUNCTIONS or name.startswith(chebyshev.PREFIX):
         raise ModelUnsupported(f"{name!r} is a function that is there already")
     _USERS[name] = Function(name, fn, bound or _unknown, domain)
     return _USERS[name]

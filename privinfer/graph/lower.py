@@ -79,6 +79,8 @@ class _Builder(Emitter):
                 return self.offset(xs[0], offset, node.name)
             case ir.Function():
                 return compose.function(self, xs[0], op, node.name)
+            case ir.Polynomial():
+                return compose.polynomial(self, xs[0], op, node.name)
             case ir.Piecewise():
                 return compose.pieces(self, xs[0], op, node.name, wide=node.name in self.feeds_linear)
             case ir.Mul():

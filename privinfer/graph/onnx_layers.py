@@ -337,6 +337,17 @@ def _argmax(imp: Reader, node: Any) -> Value:
     return imp.b.argmax(x, imp.attr(node, "axis", 0), bool(imp.attr(node, "keepdims", 1)), last=last)
 
 
+@op("TopK")
+def _top(imp: Reader, node: Any) -> Result:
+    count = imp.ints(node, 1, "k")
+    x = imp.value(node)
+    axis = imp.attr(node, "axis", -1)
+    imp.attr(node, "sorted", 1)
+    if count != [1]:
+        refuse(build.advice("TopK", last=False))
+    return list(imp.b.top(x, axis, largest=bool(imp.attr(node, "largest", 1))))
+
+
 @op("CumSum")
 def _cumsum(imp: Reader, node: Any) -> Value:
     axis = imp.ints(node, 1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 Shape = tuple[int, ...]
+MAX_DEGREE = 31  # of a Polynomial
 
 
 class Misfit(Exception):
@@ -246,6 +247,31 @@ class Piecewise(Operator):
 
 
 @dataclass(frozen=True, slots=True)
+class Polynomial(Operator):
+    """``sum_k coefficients[k] T_k(t)``, elementwise, with Chebyshev's T_k and t in [-1, 1].
+
+    ``t = (2 x - low - high) / (high - low)``. No x may lie outside [low, high]: the sum grows fast there,
+    and no backend promises what it gives.
+    """
+
+    low: float
+    high: float
+    coefficients: tuple[float, ...]
+
+    @property
+    def degree(self) -> int:
+        """Of the polynomial, counting leading zeros."""
+        return len(self.coefficients) - 1
+
+    def shape(self, x: Shape) -> Shape:
+        _need(1 <= self.degree <= MAX_DEGREE, f"a polynomial has degree 1 to {MAX_DEGREE}")
+        numbers = (self.low, self.high, self.high - self.low, *self.coefficients)
+        _need(all(math.isfinite(v) for v in numbers), "the range or a coefficient is not finite")
+        _need(self.low < self.high, "the polynomial's range is empty")
+        return x
+
+
+@dataclass(frozen=True, slots=True)
 class Shift(Operator):
     """Sum with a public constant, which is part of the architecture."""
 
@@ -370,6 +396,7 @@ Op = (
     | Transpose
     | Function
     | Piecewise
+    | Polynomial
     | Shift
     | Mul
     | MatMul

@@ -30,6 +30,7 @@ Array = npt.NDArray[np.float64]
 TRUNCATING_OPENING_ULP = 1.5
 LOCAL_TRUNCATION_ULP = 1.0
 MOVING = (fp.Extend, fp.Truncate, fp.Times, fp.Shape, fp.Permute, fp.Pick, fp.Reveal)
+Promised = ir.Normalize | ir.Polynomial  # whose declared range rows are held against
 AUTO_BITS = (24, 28, 32, 36, 40, 44, 48)
 
 
@@ -43,10 +44,14 @@ class Bound:
     calibrated: bool = False
 
     @property
+    def stray(self) -> Array:
+        """How far beyond its interval the fixed-point number may lie; not at all if `calibrated`."""
+        return np.zeros_like(self.error) if self.calibrated else self.error
+
+    @property
     def magnitude(self) -> float:
         """Largest absolute value the fixed-point number can take; as far as was seen, if `calibrated`."""
-        stray = 0.0 if self.calibrated else self.error
-        return float((np.maximum(np.abs(self.low), np.abs(self.high)) + stray).max())
+        return float((np.maximum(np.abs(self.low), np.abs(self.high)) + self.stray).max())
 
 
 def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: float = 2.0) -> list[Bound]:
@@ -74,7 +79,7 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
     if rows is not None and not all(map(len, rows.values())):
         raise InputError("calibration needs at least one row")
     known = {t.key: t for t in model.architecture.tables}
-    norms = {n.name: n.op for n in model.architecture.nodes if isinstance(n.op, ir.Normalize)}
+    promised = {n.name: n.op for n in model.architecture.nodes if isinstance(n.op, Promised)}
     bounds: list[Bound] = []
     tried: list[Array] = []
     held: set[int] = set()
@@ -105,7 +110,7 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
         if step.claim is not None:
             bound = _claimed(step.claim, bound, bounds)
         if rows is not None:
-            _check_observed(step, [tried[i] for i in step.inputs], norms)
+            _check_observed(step, [tried[i] for i in step.inputs], promised)
             value = _observe(step, op, rows, [tried[i] for i in step.inputs], model, scale)
             tried.append(value)
             if not isinstance(op, fp.Source):
@@ -125,12 +130,17 @@ def analyse(model: ir.Model, observed: Mapping[str, Any] | None = None, margin: 
     return bounds
 
 
-def _check_observed(step: fp.Step, xs: list[Array], norms: dict[str, ir.Normalize]) -> None:
-    """Raise where a row that was given breaks the declared lower end of a variance."""
-    op = norms.get(step.node)
-    if op is None or op.low == 0 or not isinstance(step.operation, fp.Pieces):
+def _check_observed(
+    step: fp.Step, xs: list[Array], promised: dict[str, ir.Normalize | ir.Polynomial]
+) -> None:
+    """Raise where a row that was given breaks the range of a polynomial, or the lower end of a variance."""
+    op = promised.get(step.node)
+    if isinstance(op, ir.Polynomial) and enters(step.operation):
+        del promised[step.node]  # its first clamp or table is where its value comes in
+        _check_inside(step.node, op, float(xs[0].min()), float(xs[0].max()), "values of your rows")
+    if not isinstance(op, ir.Normalize) or op.low == 0 or not isinstance(step.operation, fp.Pieces):
         return
-    del norms[step.node]  # its first clamp is that of the variance
+    del promised[step.node]  # its first clamp is that of the variance
     low = step.operation.breaks[0] * 2.0**-step.type.frac
     seen = float(xs[0].min())
     if seen < low * (1 - 1e-3):
@@ -141,14 +151,27 @@ def _check_observed(step: fp.Step, xs: list[Array], norms: dict[str, ir.Normaliz
         )
 
 
+def enters(op: fp.Operation) -> bool:
+    """Whether a function's value comes in here, if no step of the same node did so before."""
+    return isinstance(op, fp.Pieces | fp.Table)
+
+
+def _check_inside(node: str, op: ir.Polynomial, low: float, high: float, what: str) -> None:
+    if low < op.low or high > op.high:
+        raise PrecisionError(
+            f"layer {node!r}: {what} lie in [{low:.3g}, {high:.3g}], but its polynomial is declared on "
+            f"[{op.low:g}, {op.high:g}]",
+            hint=f"fit a polynomial for a wider range; or {NARROWER}",
+        )
+
+
 def check_ranges(model: ir.Model, bounds: list[Bound]) -> None:
     """Raise PrecisionError naming the first layer whose values may not fit their ring."""
-    for step, bound, spare in _room(model, bounds):
-        room = math.ldexp(1.0, step.type.bits - 1 - spare - step.type.frac)
-        if bound.magnitude >= room:
+    for need in _needs(model, bounds):
+        if need.reach >= need.room:
             raise PrecisionError(
-                f"layer {step.node!r}: values may reach {bound.magnitude:.3g}, but {step.type.bits} bits "
-                f"with {step.type.frac} of them fractional hold less than {room:.3g}",
+                f"layer {need.node!r}: {need.what} {need.reach:.3g}, but {need.bits} bits "
+                f"with {need.frac} of them fractional hold less than {need.room:.3g}",
                 hint=NARROWER,
             )
     _check_domains(model, bounds)
@@ -181,16 +204,24 @@ def _check_variances(model: ir.Model, bounds: list[Bound]) -> None:
 
 
 def _check_domains(model: ir.Model, bounds: list[Bound]) -> None:
-    """Raise where values may leave the range of a function that is not defined beyond."""
+    """Raise where values may leave the range of a function that is not defined beyond.
+
+    What the rows of a calibration gave was held against the range of a polynomial as it was seen: that range
+    has its own margin already.
+    """
     seen: set[str] = set()
-    nodes = {n.name: n.op for n in model.architecture.nodes if isinstance(n.op, ir.Function)}
+    nodes = {n.name: n.op for n in model.architecture.nodes if isinstance(n.op, ir.Function | ir.Polynomial)}
     for step in compile_program(model.architecture).steps:
         op = nodes.get(step.node)
-        if op is None or step.node in seen or not isinstance(step.operation, fp.Pieces | fp.Table):
+        if op is None or step.node in seen or not enters(step.operation):
             continue
         seen.add(step.node)
         x = bounds[step.inputs[0]]
         low, high = float(x.low.min()), float(x.high.max())
+        if isinstance(op, ir.Polynomial):
+            if not x.calibrated:
+                _check_inside(step.node, op, low, high, "values may")
+            continue
         if (op.left is None and low < op.low) or (op.right is None and high > op.high):
             raise PrecisionError(
                 f"layer {step.node!r}: values may lie in [{low:.3g}, {high:.3g}], but {op.name} is declared "
@@ -202,12 +233,57 @@ def _check_domains(model: ir.Model, bounds: list[Bound]) -> None:
 NARROWER = "declare narrower input ranges, or pass calibration= to trust the ranges seen on your own data"
 
 
-def _room(model: ir.Model, bounds: list[Bound]) -> Iterator[tuple[fp.Step, Bound, int]]:
-    """Each step with its bound and the bits it needs beside the sign: sign extension needs one more."""
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """How far a value, or what is compared in it, may reach in its ring; `spare` bits stay free."""
+
+    node: str
+    what: str
+    reach: float
+    bits: int
+    frac: int
+    spare: int = 0
+
+    @property
+    def room(self) -> float:
+        """What the ring holds beside the sign."""
+        return math.ldexp(1.0, self.bits - 1 - self.spare - self.frac)
+
+
+def _needs(model: ir.Model, bounds: list[Bound]) -> Iterator[_Need]:
+    """What each step's ring has to hold.
+
+    A value has to fit its ring; one that is extended needs one bit more. What is compared is a difference, of
+    a value and a break or of two values, and has to fit as well.
+    """
     program = compile_program(model.architecture)
     extended = {s.inputs[0] for s in program.steps if isinstance(s.operation, fp.Extend)}
     for step, bound in zip(program.steps, bounds, strict=True):
-        yield step, bound, int(step.index in extended)
+        if isinstance(step.operation, fp.Pieces | fp.Larger):
+            kind = program.steps[step.inputs[0]].type
+            x = bounds[step.inputs[0]]
+            if isinstance(step.operation, fp.Larger):
+                yield _Need(step.node, "values may differ by", _apart(x), kind.bits, kind.frac)
+            else:
+                far = max(_beyond(x, b * 2.0**-kind.frac) for b in step.operation.breaks)
+                yield _Need(step.node, "values may differ from a break by", far, kind.bits, kind.frac)
+                if step.operation.slope and step.type.bits + step.operation.shift > kind.bits:
+                    # the value itself is extended
+                    yield _Need(step.node, "values may reach", x.magnitude, kind.bits, kind.frac, 1)
+        spare = int(step.index in extended)
+        yield _Need(step.node, "values may reach", bound.magnitude, step.type.bits, step.type.frac, spare)
+
+
+def _beyond(x: Bound, at: float) -> float:
+    """Largest distance of a value from a number."""
+    return float((np.maximum(np.abs(x.low - at), np.abs(x.high - at)) + x.stray).max())
+
+
+def _apart(x: Bound) -> float:
+    """Largest difference of neighbours along the first axis, in the channel that is compared."""
+    first, second = (Bound(x.low[:, k::2, 0], x.high[:, k::2, 0], x.stray[:, k::2, 0]) for k in (0, 1))
+    reach = np.maximum(first.high - second.low, second.high - first.low)
+    return float((reach + first.error + second.error).max())
 
 
 def _fitting_bits(model: ir.Model, calibration: Mapping[str, Any] | None) -> int | None:
@@ -226,9 +302,9 @@ def _fitting_bits(model: ir.Model, calibration: Mapping[str, Any] | None) -> int
         except PrecisionError:
             needed = max(
                 (
-                    math.frexp(bound.magnitude)[1] + step.type.frac + 1 + spare
-                    for step, bound, spare in _room(wider, bounds)
-                    if not step.type.wide
+                    math.frexp(need.reach)[1] + need.frac + 1 + need.spare
+                    for need in _needs(wider, bounds)
+                    if need.bits < fp.WIDE
                 ),
                 default=n,
             )
@@ -292,7 +368,7 @@ def declare(
     if not publish_error_bound:
         return model
     program = compile_program(model.architecture)
-    worst = max(float(bounds[s.index].error.max()) for s, _ in program.reveals())
+    worst = max(2.0**-fp.WIDE, *(float(bounds[s.index].error.max()) for s, _ in program.reveals()))
     return model.with_precision(
         dataclasses.replace(precision, error_bound=2.0 ** math.ceil(math.log2(worst)))
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from privinfer.graph import functions, ir
+from privinfer.graph import chebyshev, functions, ir
 
 AnyArray = npt.NDArray[Any]
 
@@ -90,6 +90,11 @@ def pieces(op: ir.Piecewise, x: AnyArray) -> AnyArray:
     return np.asarray(y)
 
 
+def polynomial(op: ir.Polynomial, x: AnyArray) -> AnyArray:
+    """A polynomial; beyond its range it is what it is there, which nothing else has to agree with."""
+    return chebyshev.evaluate(op.low, op.high, op.coefficients, x)
+
+
 def pick(x: AnyArray, axis: int, indices: tuple[int, ...]) -> AnyArray:
     """Entries of one axis; -1 stands for zero. In the dtype of the argument."""
     y = np.take(x, np.maximum(indices, 0), axis=axis)
@@ -124,6 +129,8 @@ def apply(op: ir.Op, params: Mapping[str, AnyArray], xs: list[AnyArray]) -> AnyA
             return function(op, x)
         case ir.Piecewise():
             return pieces(op, x)
+        case ir.Polynomial():
+            return polynomial(op, x)
         case ir.Shift():
             return np.asarray(x + op.offset)
         case ir.Mul():

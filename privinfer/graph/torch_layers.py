@@ -177,20 +177,23 @@ class Pools(Operands):
     def _op_max(self, a: Args) -> Any:
         if hasattr(a, "other"):
             return self.b.max_of(self.operand(a.self), self.operand(a.other))
-        x, dims = self.value(a.self), self._dims(a)
-        return self._op_amax(a), self.b.argmax(x, dims[0], bool(a.keepdim))
+        return self.b.top(self.value(a.self), self._dims(a)[0], keepdims=bool(a.keepdim))
 
     def _op_min(self, a: Args) -> Any:
         if hasattr(a, "other"):
             return self.b.min_of(self.operand(a.self), self.operand(a.other))
-        x, dims = self.value(a.self), self._dims(a)
-        return self._op_amin(a), self.b.argmax(self.b.multiply(x, -1.0), dims[0], bool(a.keepdim))
+        return self.b.top(self.value(a.self), self._dims(a)[0], largest=False, keepdims=bool(a.keepdim))
 
     def _op_argmax(self, a: Args) -> Value:
         return self.b.argmax(self.value(a.self), self._dims(a)[0], bool(a.keepdim))
 
     def _op_argmin(self, a: Args) -> Value:
         return self.b.argmax(self.b.multiply(self.value(a.self), -1.0), self._dims(a)[0], bool(a.keepdim))
+
+    def _op_topk(self, a: Args) -> tuple[Value, Value]:
+        if a.k != 1:
+            refuse(build.advice("topk", last=False))
+        return self.b.top(self.value(a.self), a.dim, largest=bool(a.largest))
 
     def _op_cumsum(self, a: Args) -> Value:
         return self.b.cumsum(self.value(a.self), a.dim)

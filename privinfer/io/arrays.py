@@ -14,13 +14,15 @@ from privinfer.errors import InputError
 MAX_BYTES = 4 << 30
 
 
-def read_array(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
+def read_array(path: str | os.PathLike[str], name: str | None = None) -> npt.NDArray[Any]:
     """Read one array.
 
     Parameters
     ----------
     path : path
         ``.npy``, ``.npz`` that holds exactly one array, or ``.csv`` (comma-separated numbers, no header).
+    name : str, optional
+        Which array of an ``.npz`` that holds several.
 
     Returns
     -------
@@ -36,13 +38,17 @@ def read_array(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise InputError(f"{file.name} is larger than 4 GiB")
+        if name is not None and file.suffix != ".npz":
+            raise InputError(f"{file.name} has no named arrays", hint="only an .npz has")
         if file.suffix == ".npy":
             return np.asarray(np.load(file, allow_pickle=False))
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as stored:
-                if len(stored.files) != 1:
+                if name is None and len(stored.files) != 1:
                     raise InputError(f"{file.name} holds {len(stored.files)} arrays, not one")
-                return np.asarray(stored[stored.files[0]])
+                if name is not None and name not in stored.files:
+                    raise InputError(f"{file.name} has no array {name!r}")
+                return np.asarray(stored[stored.files[0] if name is None else name])
         if file.suffix == ".csv":
             return np.loadtxt(file, delimiter=",", dtype=np.float64, ndmin=2)
     except FileNotFoundError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from privinfer.backends import crypten
+from privinfer.backends import ckks, crypten
 from privinfer.session.manifest import Manifest
 
 
@@ -10,6 +10,8 @@ def trust(manifest: Manifest) -> str:
     """The trust statement of a session, in one sentence."""
     if manifest.backend == crypten.NAME:
         return crypten.trust(manifest)
+    if manifest.backend == ckks.NAME:
+        return ckks.trust(manifest)
     if manifest.backend != "mpc" or manifest.helper is None:
         return "not private: this backend protects nothing"
     first, second = manifest.evaluators
@@ -23,6 +25,8 @@ def sees(manifest: Manifest, name: str) -> list[str]:
     """What a party of a session gets to see beyond names, shapes, sizes and times."""
     if manifest.backend == crypten.NAME:
         return crypten.sees(manifest, name)
+    if manifest.backend == ckks.NAME:
+        return ckks.sees(manifest, name)
     seen = [f"its own {k}" for k, owner in manifest.inputs.items() if owner == name]
     if name == manifest.model_owner:
         seen.append("its own weights")

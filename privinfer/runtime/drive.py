@@ -20,6 +20,10 @@ class Post(Protocol):
         """The message that is due, or None where it has not come yet."""
         ...
 
+    def lost(self, role: Role) -> bool:
+        """Whether who plays a role is gone, and can be done without."""
+        ...
+
     def wait(self, wanted: Mapping[Role, Receive], phase: Phase) -> None:
         """Block until one of the messages may have come; raises where a party has failed."""
         ...
@@ -70,7 +74,7 @@ def drive(
                 ready.append((role, None))
         for role, wanted in list(waiting.items()):
             data = post.take(role, wanted, phase)
-            if data is not None:
+            if data is not None or (wanted.optional and post.lost(wanted.source)):
                 del waiting[role]
                 ready.append((role, data))
         if waiting and not ready:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from privinfer import insecure as unsafe
-from privinfer.backends import crypten, plain
+from privinfer.backends import ckks, crypten, plain
 from privinfer.backends.base import Phase, Progress, Role
 from privinfer.errors import ConfigError, InputError, PrivinferError, TransportError
 from privinfer.graph import ir, reference
@@ -42,6 +43,8 @@ class _Cast:
     inputs: dict[str, str]
     receivers: dict[str, str]
     deadline: float
+    key_holders: tuple[str, ...] = ()
+    threshold: int = 0
 
     def manifest(self, backend: str, model: ir.Model, parties: list[mf.Party]) -> mf.Manifest:
         return mf.Manifest(
@@ -57,6 +60,8 @@ class _Cast:
             deadline=self.deadline,
             connect_timeout=self.deadline,
             insecure=(unsafe.CRYPTEN,) if backend == crypten.NAME else (),
+            key_holders=self.key_holders,
+            threshold=self.threshold,
         )
 
 
@@ -69,6 +74,8 @@ def run_local(
     model_owner: str = "startup",
     evaluators: tuple[str, str] | None = None,
     helper: str = "helper",
+    key_holders: tuple[str, ...] | None = None,
+    threshold: int | None = None,
     processes: bool = True,
     with_reference: bool = False,
     insecure: tuple[str, ...] = (),
@@ -83,14 +90,19 @@ def run_local(
         From :func:`privinfer.from_onnx` or :func:`privinfer.from_torch`.
     inputs : mapping of mapping
         Owner to its named inputs: arrays shaped (batch, ...), or one sample.
-    backend : {"mpc", "crypten", "plain"}
-        "crypten" and "plain" have to be named in `insecure` too; "crypten" has neither evaluators nor helper.
+    backend : {"mpc", "ckks", "crypten", "plain"}
+        "ckks" has key holders in place of evaluators and helper, "crypten" neither; "crypten" and "plain"
+        have to be named in `insecure` too.
     receiver : str or mapping
         Who learns the outputs: one party, or a party for each output's name.
     model_owner, helper : str
         Parties in these roles.
     evaluators : tuple of two str, optional
         The model owner and the first owner by default.
+    key_holders : tuple of str, optional
+        For "ckks": who holds a share of the joint key; all owners and receivers by default.
+    threshold : int, optional
+        For "ckks": how many key holders an answer takes; all of them by default.
     processes : bool
         Each party a process with its own key and TLS connections (True), or threads of this process
         over memory (False), which is quicker for tests and notebooks.
@@ -124,6 +136,9 @@ def run_local(
             unsafe.require(unsafe.CRYPTEN, insecure)
             crypten.check_installed()
             cast = _plan_cast(model, rows, receiver, model_owner, (), None, deadline)
+        elif backend == ckks.NAME:
+            cast = _plan_cast(model, rows, receiver, model_owner, (), None, deadline)
+            cast = _with_holders(cast, key_holders, threshold)
         else:
             cast = _plan_cast(model, rows, receiver, model_owner, evaluators, helper, deadline)
         run = _run_processes if processes else _run_threads
@@ -183,6 +198,14 @@ def _plan_cast(
     helpers = [] if helper is None else [helper]
     names = tuple(dict.fromkeys([*rows, model_owner, *evaluators, *helpers, *receivers.values()]))
     return _Cast(names, model_owner, evaluators, helper, owners, receivers, deadline)
+
+
+def _with_holders(cast: _Cast, key_holders: tuple[str, ...] | None, threshold: int | None) -> _Cast:
+    if key_holders is None:
+        key_holders = tuple(dict.fromkeys([*cast.inputs.values(), *cast.receivers.values()]))
+    names = tuple(dict.fromkeys([*cast.names, *key_holders]))
+    wanted = len(key_holders) if threshold is None else threshold
+    return dataclasses.replace(cast, names=names, key_holders=key_holders, threshold=wanted)
 
 
 def _run_plain(model: ir.Model, rows: Mapping[str, Any], insecure: tuple[str, ...]) -> Result:

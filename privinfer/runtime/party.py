@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from privinfer.backends import crypten
+from privinfer.backends import ckks, crypten
 from privinfer.backends.base import (
     Backend,
     Network,
@@ -52,7 +52,7 @@ from privinfer.transport.frames import Kind
 from privinfer.transport.tls import connect
 
 Watcher = Callable[[Role, Phase, Progress], None]
-BACKENDS: dict[str, type[Backend]] = {"mpc": Mpc, "crypten": crypten.Crypten}
+BACKENDS: dict[str, type[Backend]] = {"mpc": Mpc, "ckks": ckks.Ckks, "crypten": crypten.Crypten}
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,8 @@ class Party:
         self._verifiers = {p.name: p.identity for p in manifest.parties}
         self._backend = BACKENDS[manifest.backend]()
         self._cast = self._backend.cast(manifest)
-        self._office = Office(endpoint, manifest.names, manifest.deadline, self._cast)
+        spare = self._backend.spare(manifest)
+        self._office = Office(endpoint, manifest.names, manifest.deadline, self._cast, spare)
         self._failed: PrivinferError | None = None
         self._closed = False
         self._next = 0
@@ -260,7 +261,7 @@ class Party:
         session = hashlib.sha256(self.manifest.digest() + b"".join(nonces)).digest()
         m = self.manifest
         network = Network(m.comparison, m.round_trip_ms / 1e3, m.mbit_per_s * 1e6)
-        table = Table(self._cast, m.inputs, m.receivers, self.architecture, session, network)
+        table = Table(self._cast, m.inputs, m.receivers, self.architecture, session, network, m.threshold)
         self._table = table
         self._private = Private(self._identity.sign, self._verify, self._model)
         self._players: dict[Role, Player] = {
@@ -467,6 +468,8 @@ class Party:
         """One-way messages on the critical path: as counted by an evaluator, as declared elsewhere."""
         if self.manifest.backend == crypten.NAME:
             return crypten.rounds(self._players)
+        if self.manifest.backend == ckks.NAME:
+            return ckks.rounds(self._table)
         counted = [p.rounds for p in self._players.values() if p.rounds is not None]
         batches = [p.batch for p in self._players.values() if p.batch is not None]
         if counted:

@@ -95,8 +95,14 @@ class Watch:
         self._stop.set()
         self._ticker.join()
 
+    def forget(self, peer: str) -> None:
+        """Judge a peer no more."""
+        self.signs.pop(peer, None)
+
     def heard(self, peer: str, frame: Frame) -> None:
         """Note a frame of a peer."""
+        if peer not in self.signs:
+            return
         sign, now = self.signs[peer], time.monotonic()
         sign.heard = now
         if frame.kind is Kind.ALIVE:
@@ -139,7 +145,7 @@ class Watch:
         if awaited is None or now - since <= self._deadline:
             return
         culprit, involved, patience = self._owes(awaited)
-        if now - since <= patience * self._deadline:
+        if now - since <= patience * self._deadline or not self.signs.keys() >= {*involved}:
             return
         stuck = all(now - self.signs[peer].changed > self._deadline for peer in involved)
         # Every frame it handles is handled by another party too: progress that nobody shares is none.
@@ -170,6 +176,8 @@ class Watch:
         return (owing, others, 1.0) if owing != own else (first, others, 1.5)
 
     def _follow(self, peer: str) -> str:
+        if peer not in self.signs:  # given up: it waits for nobody
+            return peer
         at = self.signs[peer].waits_for
         return self._names[at] if at < len(self._names) else peer
 
@@ -187,10 +195,17 @@ class Office:
         Seconds.
     cast : mapping
         Who plays what; channels are numbered by its order, so it is the same everywhere.
+    spare : frozenset of str
+        Parties that a run can go on without; one that is lost before the first run ends the session still.
     """
 
     def __init__(
-        self, endpoint: Endpoint, names: tuple[str, ...], deadline: float, cast: Mapping[Role, str]
+        self,
+        endpoint: Endpoint,
+        names: tuple[str, ...],
+        deadline: float,
+        cast: Mapping[Role, str],
+        spare: frozenset[str] = frozenset(),
     ) -> None:
         self.endpoint = endpoint
         self.watch = Watch(endpoint, names, deadline)
@@ -210,13 +225,35 @@ class Office:
         self._taken: Counter[tuple[Role, Phase]] = Counter()
         self._told: PrivinferError | None = None
         self._lost: PrivinferError | None = None
+        self._spare = spare
+        self._running = False
+        self.missing: set[str] = set()
 
     def begin(self, run: int) -> None:
         """Start a run; everybody has to be there still."""
         self.inference = run
+        self._running = True
         self._taken.clear()
-        for peer in sorted(self._gone):
-            raise TransportError("left before the end", culprit=peer)
+        for peer in sorted(self._gone - self.missing):
+            if not self._give_up(TransportError("left before the end", culprit=peer)):
+                raise TransportError("left before the end", culprit=peer)
+
+    def lost(self, role: Role) -> bool:
+        """Whether who plays a role is gone, and can be done without."""
+        return self.cast[role] in self.missing
+
+    def _give_up(self, error: PrivinferError) -> bool:
+        """Go on without a party that was lost, where that can be."""
+        peer = error.culprit
+        if not isinstance(error, TransportError) or peer not in self._spare or not self._running:
+            return False
+        self.missing.add(peer)
+        self._gone.add(peer)
+        self.watch.forget(peer)
+        return True
+
+    def _peers(self) -> set[str]:
+        return set(self.endpoint.peers) - self.missing
 
     # -- what players say ------------------------------------------------------------------------
 
@@ -230,9 +267,16 @@ class Office:
             frame = Frame(Kind.DATA, phase, self._channels[pair], step, view[at : at + CHUNK])
             if to == self.endpoint.name:
                 self._frames[pair].append(frame)
-            else:
-                self.endpoint.send(to, frame)
+            elif to not in self.missing:
+                self._post(to, frame)
                 self.watch.handled += 1
+
+    def _post(self, to: str, frame: Frame) -> None:
+        try:
+            self.endpoint.send(to, frame)
+        except TransportError as error:
+            if not self._give_up(error):
+                raise
 
     def take(self, receiver: Role, wanted: Receive, phase: Phase) -> bytes | None:
         """The whole message once all its pieces are here."""
@@ -264,6 +308,7 @@ class Office:
             if (peer := self.cast[w.source]) != self.endpoint.name
         ]
         at, culprit = min(waits, default=(0, None))
+        optional = {self.cast[w.source] for w in wanted.values() if w.optional}
 
         def awaited() -> str | None:
             for _, peer in waits:
@@ -271,7 +316,10 @@ class Office:
                     raise TransportError("is done, but never sent what was due", culprit=peer)
             return culprit
 
-        self._until(lambda: sum(len(self._frames[c]) for c in self._wanted) > before, awaited, at)
+        def came() -> bool:
+            return sum(len(self._frames[c]) for c in self._wanted) > before or bool(optional & self.missing)
+
+        self._until(came, awaited, at)
 
     def _violation(self, pair: tuple[Role, Role], what: str, wanted: Receive) -> ProtocolViolation:
         return ProtocolViolation(what, culprit=self.cast[pair[0]], round=wanted.step, step=str(wanted.step))
@@ -281,7 +329,8 @@ class Office:
     def tell(self, kind: Kind, phase: Phase, step: int, payload: bytes = b"") -> None:
         """Send a control frame to all peers."""
         for peer in self.endpoint.peers:
-            self.endpoint.send(peer, Frame(kind, phase, 0, step, payload))
+            if peer not in self.missing:
+                self._post(peer, Frame(kind, phase, 0, step, payload))
 
     def expect(self, step: int, check: Callable[[str, bytes], None]) -> None:
         """Check each HELLO of this step as soon as it comes: what its sender says later may mislead."""
@@ -309,17 +358,16 @@ class Office:
         """Tell all others that this party's run went well, and wait until all say so: with which words."""
         self.tell(Kind.DONE, Phase.CONTROL, run, word)
         self._said = run
-        peers = set(self.endpoint.peers)
 
         def missing() -> list[str]:
-            return sorted(p for p in peers if self._done.get(p, -1) < run)
+            return sorted(p for p in self._peers() if self._done.get(p, -1) < run)
 
         self._until(lambda: not missing(), lambda: next(iter(missing()), None), when(run, Phase.CONTROL))
         for pair, queue in self._frames.items():
             for frame in queue:  # the next run may have begun elsewhere
                 if frame.step >> STEP_BITS != (run + 1) & 0x7FF:
                     raise ProtocolViolation("sent more than was due", culprit=self.cast[pair[0]])
-        return {peer: self._words.pop((peer, run)) for peer in sorted(peers)}
+        return {peer: self._words.pop((peer, run)) for peer in sorted(self._peers())}
 
     def leave(self) -> None:
         """Say goodbye."""
@@ -387,14 +435,22 @@ class Office:
             except TimeoutError:
                 judged = 0.0
             except PrivinferError as error:
+                if self._give_up(error):
+                    continue
                 self._lost = error
                 raise
             if time.monotonic() - judged > self.watch.pause:  # also where signs of life never pause
                 judged = time.monotonic()
-                self.watch.judge(whom, since, self._gone)
+                try:
+                    self.watch.judge(whom, since, self._gone)
+                except TransportError as error:
+                    if not self._give_up(error):
+                        raise
         self.watch.waiting(None)
 
     def _sort(self, peer: str, frame: Frame) -> None:
+        if peer in self.missing:
+            return
         match frame.kind:
             case Kind.DATA:
                 if frame.channel >= len(self._pairs):
@@ -425,6 +481,8 @@ class Office:
             case Kind.ABORT:
                 told = decode_abort(frame.payload, peer)
                 self._gone.add(peer)
+                if self._give_up(TransportError("gave up", culprit=peer)):
+                    return
                 named = (told.culprit or peer).split(" or ")
                 if not {*named} <= {self.endpoint.name, *self.endpoint.peers}:
                     raise ProtocolViolation("blames somebody who is no party", culprit=peer)

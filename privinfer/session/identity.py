@@ -15,8 +15,9 @@ from typing import NoReturn, Self
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from privinfer.errors import ConfigError, ProtocolViolation
@@ -26,6 +27,7 @@ MAX_PEM = 64 * 1024
 MAX_DAYS = 3650
 # The key also signs TLS handshakes: our messages start differently, so neither can pass for the other.
 _DOMAIN = b"privinfer signature v1\x00"
+_AT_REST = b"privinfer key at rest v1\x00"
 _KEY_BLOCK = re.compile(rb"-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n?", re.DOTALL)
 _CERT_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", re.DOTALL)
 _KEYGEN = "make a new one with `privinfer keygen`"
@@ -294,6 +296,24 @@ class Identity:
             64-byte Ed25519 signature over the library's prefix and ``message``.
         """
         return self._key.sign(_DOMAIN + message)
+
+    def derive_key(self, purpose: str, salt: bytes) -> bytes:
+        """Return SECRET bytes that only who holds this identity can compute: a key for files at rest.
+
+        Parameters
+        ----------
+        purpose : str
+            What the key is for; two purposes never share one.
+        salt : bytes
+            Drawn for one file, kept beside it.
+
+        Returns
+        -------
+        bytes
+            32 bytes, HKDF-SHA256 (RFC 5869) of the private key.
+        """
+        kdf = HKDF(hashes.SHA256(), length=32, salt=salt, info=_AT_REST + purpose.encode())
+        return kdf.derive(self._key.private_bytes_raw())
 
     def private_pem(self) -> bytes:
         """Return SECRET text: the unencrypted private key, then the certificate; never send or log it."""

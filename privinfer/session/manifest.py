@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -93,6 +93,10 @@ class Manifest:
         Two for ``mpc``.
     helper : str or None
         Deals correlated randomness; required for ``mpc``.
+    key_holders : tuple of str
+        Hold a share of the joint secret key each, in this order; required for ``ckks``.
+    threshold : int
+        How many key holders have to take part in an answer; 0 where there are none.
     inputs : dict
         From the name of an input to its owner.
     receivers : dict
@@ -131,6 +135,8 @@ class Manifest:
     comparison: str = "auto"
     round_trip_ms: float = 0.2
     mbit_per_s: float = 10_000.0
+    key_holders: tuple[str, ...] = ()
+    threshold: int = 0
     # not an argument, so that dataclasses.replace() cannot carry old bytes over to new fields
     raw: bytes = field(init=False, repr=False, compare=False, default=b"")
 
@@ -194,6 +200,8 @@ class Manifest:
         model_owner = roles.text("model_owner")
         evaluators = roles.texts("evaluators", MAX_PARTIES) if roles.has("evaluators") else ()
         helper = roles.text("helper") if roles.has("helper") else None
+        key_holders = roles.texts("key_holders", MAX_PARTIES) if roles.has("key_holders") else ()
+        threshold = roles.integer("threshold") if roles.has("threshold") else len(key_holders)
         roles.finish()
         backend = top.text("backend")
         parties = tuple(_party(entry, folder) for entry in top.tables("parties", MAX_PARTIES))
@@ -222,6 +230,8 @@ class Manifest:
             comparison=comparison,
             round_trip_ms=round_trip_ms,
             mbit_per_s=mbit_per_s,
+            key_holders=key_holders,
+            threshold=threshold,
         )
 
     def dumps(self) -> str:
@@ -244,6 +254,9 @@ class Manifest:
         ]
         if self.helper is not None:
             lines.append(f"helper = {_quote(self.helper)}")
+        if self.key_holders:
+            lines.append(f"key_holders = {_array(self.key_holders)}")
+            lines.append(f"threshold = {self.threshold}")
         for title, table in (("inputs", self.inputs), ("receivers", self.receivers)):
             lines += ["", f"[{title}]"]
             lines += [f"{_key(name)} = {_quote(party)}" for name, party in table.items()]
@@ -299,13 +312,17 @@ class Manifest:
         raise ConfigError(f"{name} is not a party of this session", hint=f"it has {', '.join(self.names)}")
 
     def roles_of(self, name: str) -> list[str]:
-        """Return the roles of a party, of owner, model_owner, evaluator, helper, receiver, in this order."""
+        """Return a party's roles, in this order.
+
+        Of owner, model_owner, evaluator, helper, key_holder, receiver.
+        """
         self.party(name)
         held = {
             "owner": name in self.inputs.values(),
             "model_owner": name == self.model_owner,
             "evaluator": name in self.evaluators,
             "helper": name == self.helper,
+            "key_holder": name in self.key_holders,
             "receiver": name in self.receivers.values(),
         }
         return [role for role, holds in held.items() if holds]
@@ -390,6 +407,7 @@ def _validate_roles(m: Manifest) -> None:
         raise ConfigError("roles.evaluators names a party twice")
     if m.helper is not None:
         take("roles.helper", m.helper)
+    _validate_holders(m, take)
     for title, table in (("inputs", m.inputs), ("receivers", m.receivers)):
         if not 1 <= len(table) <= MAX_INPUTS:
             raise ConfigError(f"{title} must have 1 to {MAX_INPUTS} entries")
@@ -412,6 +430,30 @@ def _validate_roles(m: Manifest) -> None:
             raise ConfigError(
                 "party has no role", culprit=party.name, hint="give it a role or take it off the list"
             )
+
+
+def _validate_holders(m: Manifest, take: Callable[[str, object], None]) -> None:
+    """Check who holds shares of the joint key."""
+    for i, name in enumerate(m.key_holders):
+        take(f"roles.key_holders[{i}]", name)
+    holders = len(m.key_holders)
+    if len(set(m.key_holders)) != holders:
+        raise ConfigError("roles.key_holders names a party twice")
+    if m.backend != "ckks":
+        if m.key_holders or m.threshold:
+            raise ConfigError("roles.key_holders makes sense for ckks only")
+        return
+    if m.evaluators or m.helper is not None:
+        raise ConfigError(
+            "ckks has neither evaluators nor a helper", hint="the model owner computes, key holders open"
+        )
+    if holders < 2:
+        raise ConfigError("roles.key_holders must be two or more for ckks")
+    if isinstance(m.threshold, bool) or not isinstance(m.threshold, int) or not 1 <= m.threshold <= holders:
+        raise ConfigError(
+            f"roles.threshold is not in 1..{holders}, the number of key holders",
+            hint="leave it out: then all of them are needed",
+        )
 
 
 def _check_seconds(key: str, value: object) -> float:

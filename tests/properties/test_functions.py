@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privinfer.errors import PrecisionError
+from privinfer.graph import fixedpoint as fp
 from privinfer.graph import functions, ir, reference
 from privinfer.graph.lower import compile_program
 from privinfer.graph.ranges import declare
@@ -91,6 +92,50 @@ def test_softmax(count: int, log: bool) -> None:
     assert np.abs(got - wanted).max() <= min(bound, 5e-4)
 
 
+@pytest.mark.parametrize("bits", [20, 24, 28, 36, 38, 40, 44, 48])
+@pytest.mark.parametrize("log", [False, True])
+def test_softmax_in_every_ring(log: bool, bits: int) -> None:
+    """Wider rings leave a product fewer bits to drop, so the sum of exponentials gets another scale."""
+    count = 10
+    x = ir.Input("x", (count,), -1.0, 1.0)
+    node = ir.Node("y", ir.Softmax(1, log), ("x",))
+    model = ir.Model(ir.Architecture((x,), (node,), (ir.Output("y", "y"),)), {})
+    if bits == 20:
+        with pytest.raises(PrecisionError, match="'y'"):
+            declare(model, comparison_bits=bits)
+        return
+    model = declare(model, comparison_bits=bits)
+    rows = np.random.default_rng(bits).uniform(-1, 1, (30, count))
+    rows[0] = 1.0
+    got, wanted = simulate(model, {"x": rows}).outputs["y"], reference.run(model, {"x": rows})["y"]
+    assert np.abs(got - wanted).max() <= output_errors(model)["y"].max() <= 1e-3
+
+
+@pytest.mark.parametrize("bits", [24, 32, 40])
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("count", [2, 15, 100])
+def test_no_sum_of_a_softmax_leaves_its_table(count: int, log: bool, bits: int) -> None:
+    """The sum, cut, of exponentials that are all as far off as they may be."""
+    x = ir.Input("x", (count,), -1.0, 1.0)
+    node = ir.Node("y", ir.Softmax(1, log), ("x",))
+    model = declare(
+        ir.Model(ir.Architecture((x,), (node,), (ir.Output("y", "y"),)), {}), comparison_bits=bits
+    )
+    steps = compile_program(model.architecture).steps
+    (total,) = (s for s in steps if isinstance(s.operation, fp.Total))
+    tables = [s for s in steps if isinstance(s.operation, fp.Table)]
+    e, others = tables[0], [s.operation for s in tables[1:]]
+    # exp is within 1e-4 of itself, and opened
+    off = 1e-4 + 1.5 * 2.0**-e.type.frac
+    cut = next(s for s in steps if s.inputs == (total.index,) and isinstance(s.operation, fp.Truncate))
+    last = 2.0**-cut.type.frac
+    first, end = others[0], others[-1]
+    assert isinstance(first, fp.Table)
+    assert isinstance(end, fp.Table)
+    assert first.low * last <= 1 - off - last
+    assert end.high * last >= count * (1 + off) + last
+
+
 @pytest.mark.parametrize("count", [2, 7, 64, 300])
 def test_normalize(count: int) -> None:
     """Variances from a hundredth to a hundred; near nothing the bound is that no result exceeds sqrt(d)."""
@@ -126,6 +171,21 @@ def test_a_callable_of_the_user(low: float, width: float, c: list[float], error:
     wanted, strayed = stray(model, 3)
     assert strayed.max() <= output_errors(model)["y"].max() + output_float_errors(model)["y"].max()
     assert np.abs(wanted - mine(np.linspace(low, low + width, 3 * WIDTH).reshape(3, WIDTH))).max() < 1e-9
+
+
+def test_other_parties_do_not_need_a_users_callable() -> None:
+    """Its table is enough, where values are clamped to its range too."""
+    functions.register("test.other", np.arcsinh)
+    x = ir.Input("x", (2,), -2.0, 2.0)
+    nodes = (
+        ir.Node("d", ir.Linear(2, 2), ("x",)),
+        ir.Node("y", ir.Function("test.other", -8, 8, 1e-4), ("d",)),
+    )
+    weights = {"d": {"weight": np.eye(2), "bias": np.zeros(2)}}
+    made = declare(ir.Model(ir.Architecture((x,), nodes, (ir.Output("y", "y"),)), weights)).architecture
+    steps = compile_program(made).steps
+    del functions._USERS["test.other"]
+    assert compile_program(ir.Architecture.from_bytes(made.to_bytes())).steps == steps
 
 
 def test_values_beyond_a_function_without_a_tail() -> None:

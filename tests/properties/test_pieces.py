@@ -116,8 +116,9 @@ OPS = {
 @pytest.mark.parametrize("wide", [False, True])
 def test_every_value_and_every_mask(name: str, bits: int, wide: bool) -> None:
     """9 bits: deep enough for a level of the comparison tree above its packed leaf."""
-    op, size, top = OPS[name], 1 << bits, 1 << (bits - 2)
-    low, high = max(-top, op.breaks[-1] - top) + 1, min(top, op.breaks[0] + top)
+    op, size, half = OPS[name], 1 << bits, 1 << (bits - 1)
+    top = half // 2 if op.slope else half
+    low, high = max(-top, op.breaks[-1] - half), min(top, op.breaks[0] + half)
     x, r = (v.reshape(-1) for v in np.meshgrid(np.arange(low, high), np.arange(size)))
     first = np.random.default_rng(bits).integers(0, size, x.shape)
     out = fp.WIDE if wide else bits

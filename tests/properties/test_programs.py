@@ -97,6 +97,19 @@ def test_random_architectures(model: ir.Model, batch: int, exact: bool, network:
     check_cost(outcome, batch)
 
 
+@settings(max_examples=120)
+@given(models(max_nodes=5, max_inputs=2, bent=True), st.sampled_from([1, 3]), seeds)
+def test_random_architectures_that_are_not_linear(model: ir.Model, batch: int, seed: int) -> None:
+    """In every ring: what fits it, how its values are scaled, and how their errors grow."""
+    x = rows(model.architecture, batch, seed)
+    outcome = simulate(model, x)
+    check_cost(outcome, batch)
+    exact, bound = reference.run(model, x), output_errors(model)
+    for name, y in outcome.outputs.items():
+        # float64 itself is off by far less than the smallest error that is ever declared
+        assert (np.abs(y - exact[name]) <= bound[name] + 1e-9 * (1 + np.abs(exact[name]))).all(), name
+
+
 @pytest.mark.slow
 @settings(max_examples=400)
 @given(models(max_nodes=12), st.booleans(), st.sampled_from([FSS, BLINDED]), seeds)
@@ -168,6 +181,11 @@ def every_operator() -> dict[str, ir.Architecture]:
         "whole pieces": chain(row, ir.Piecewise((0.0,), (1.0,), (-2.0,), 1.0)),
         "step": chain(row, ir.Piecewise((0.25,), (1.0,), (0.0,))),
         "pieces before linear": chain(row, ir.Piecewise((0.0,), (0.0,), (0.9,), 0.1), ir.Linear(6, 2)),
+        "polynomial": chain(row, ir.Polynomial(-2.5, 2.0, (0.4, 1.0, 0.3, -0.2))),
+        "polynomial before linear": chain(
+            row, ir.Polynomial(-8.0, 8.0, tuple(0.7**k for k in range(32))), ir.Linear(6, 2)
+        ),
+        "polynomial inside": chain(row, ir.Linear(6, 3), ir.Polynomial(-16.0, 16.0, (1.0, -3.0, 0.5))),
         "shift": chain(row, ir.Shift(-0.7)),
         "square": ir.Architecture((row,), (N("y", ir.Mul(), ("x", "x")),), (O("y", "y"),)),
         "mul": pair(row, ir.Linear(6, 4), ir.Linear(6, 4), ir.Mul()),

@@ -76,6 +76,8 @@ def splits(size: int) -> list[ir.Shape]:
 def operators(draw: st.DrawFn, name: str, known: dict[str, ir.Shape]) -> tuple[ir.Op, tuple[str, ...]]:
     """An operator that takes the value `name`, and the names of all it takes."""
     shape = known[name]
+    if not shape:  # what a sum over the only axis leaves
+        return ir.Reshape((1,)), (name,)
     kinds = ["Linear", "Scale", "Relu", "Multiply", "Add", "Concat", "Reshape", "Transpose"]
     if len(shape) == 3:
         kinds += ["Conv2d", "Conv2d", "AvgPool2d", "AvgPool2d"]
@@ -108,8 +110,52 @@ def operators(draw: st.DrawFn, name: str, known: dict[str, ir.Shape]) -> tuple[i
 
 
 @st.composite
-def architectures(draw: st.DrawFn, max_nodes: int = 7, max_inputs: int = 3) -> ir.Architecture:
-    """Chains and branches of all operators; one to three inputs, one or two outputs."""
+def curved(draw: st.DrawFn, name: str, known: dict[str, ir.Shape]) -> tuple[ir.Op, tuple[str, ...]]:
+    """An operator that is not linear, or that came with those."""
+    shape = known[name]
+    axis = draw(st.integers(1, len(shape)))
+    some = st.sampled_from([-3.0, -0.7, 0.0, 0.1, 0.5, 1.0, 2.0])
+    kinds = ["Piecewise", "Piecewise", "Function", "Mul", "Max", "Sum", "Gather", "Shift"]
+    if shape[axis - 1] > 1:
+        kinds += ["Softmax", "Max"]
+    match draw(st.sampled_from(kinds)):
+        case "Piecewise":
+            breaks = sorted(draw(st.lists(some, min_size=1, max_size=3)))
+            bends = [draw(some) for _ in breaks]
+            return ir.Piecewise(tuple(breaks), (0.0,) * len(breaks), tuple(bends), draw(some), draw(some)), (
+                name,
+            )
+        case "Function":
+            kind, low, high, left, right = draw(
+                st.sampled_from(
+                    [
+                        ("sigmoid", -10.0, 10.0, 0.0, 0.0),
+                        ("tanh", -5.0, 5.0, 0.0, 0.0),
+                        ("silu", -14.0, 14.0, 0.0, 1.0),
+                    ]
+                )
+            )
+            return ir.Function(kind, low, high, 1e-3, left, right), (name,)
+        case "Mul":
+            return ir.Mul(), (name, draw(st.sampled_from([k for k, v in known.items() if v == shape])))
+        case "Max":
+            return ir.Max(axis), (name,)
+        case "Sum":
+            return ir.Sum(axis), (name,)
+        case "Gather":
+            picks = st.lists(st.integers(-1, shape[axis - 1] - 1), min_size=1, max_size=6)
+            return ir.Gather(axis, tuple(draw(picks))), (name,)
+        case "Shift":
+            return ir.Shift(draw(some)), (name,)
+        case _:
+            return ir.Softmax(axis, draw(st.booleans())), (name,)
+
+
+@st.composite
+def architectures(
+    draw: st.DrawFn, max_nodes: int = 7, max_inputs: int = 3, *, bent: bool = False
+) -> ir.Architecture:
+    """Chains and branches of linear operators and ReLU, of all if `bent`; one to three inputs."""
     known: dict[str, ir.Shape] = {}
     inputs = []
     for k in range(draw(st.integers(1, max_inputs))):
@@ -120,7 +166,8 @@ def architectures(draw: st.DrawFn, max_nodes: int = 7, max_inputs: int = 3) -> i
     for k in range(draw(st.integers(0, max_nodes))):
         names = list(known)
         taken = draw(st.sampled_from(names if draw(st.booleans()) else names[-1:]))
-        op, used = draw(operators(taken, known))
+        kind = curved if bent and draw(st.booleans()) and known[taken] else operators
+        op, used = draw(kind(taken, known))
         shape = op.shape(*(known[i] for i in used))
         if math.prod(shape) > MAX_SIZE:
             continue
@@ -150,9 +197,9 @@ def random_model(
 
 
 @st.composite
-def models(draw: st.DrawFn, max_nodes: int = 7, max_inputs: int = 3) -> ir.Model:
+def models(draw: st.DrawFn, max_nodes: int = 7, max_inputs: int = 3, *, bent: bool = False) -> ir.Model:
     """A model with declared precision: the smallest n, from a drawn one on, that interval analysis proves."""
-    architecture = draw(architectures(max_nodes, max_inputs))
+    architecture = draw(architectures(max_nodes, max_inputs, bent=bent))
     model = random_model(architecture, draw(st.integers(0, 2**32)), draw(st.sampled_from([0.25, 1.0, 2.0])))
     f = draw(st.sampled_from([8, 12, 16]))
     first = draw(st.integers(0, len(AUTO_BITS) - 1))

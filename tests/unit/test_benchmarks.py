@@ -76,6 +76,16 @@ def test_row_runs_without_root_and_without_peers(monkeypatch, tmp_path):
     page = table.page({"privinfer.benchmark/1": json.loads(json.dumps(results))})
     assert "| sarah-small, batch 1, lo | privinfer |" in page
     assert "benchmarks.peers install crypten" in page
+    again = table.page({"privinfer.benchmark/1": results}, [results | {"started": "2026-02-02"}])
+    assert again.count("| sarah-small, batch 1, lo | privinfer |") >= 2
+    assert "2026-02-02, once." in again
+
+
+def test_titles_of_rows_that_have_one_size():
+    for name in workloads.CATALOGUE:
+        sized = workloads.load(name).rows is not None if "resnet" not in name else False
+        title = table.row_title({"workload": name, "batch": 1, "net": "lo"})
+        assert ("batch" not in title) == sized, title
 
 
 def test_network_that_cannot_be_made_says_why(monkeypatch):

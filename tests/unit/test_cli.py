@@ -111,7 +111,9 @@ def test_help_of_a_command(privinfer, command):
 def test_help_lists_the_commands(privinfer):
     code, out, err = privinfer("--help")
     assert (code, err) == (0, "")
-    assert re.findall(r"^│ (\w+) {2,}\S", out, re.MULTILINE) == ["keygen", "seal", "party", "deal", "demo"]
+    assert re.findall(r"^│ (\w+) {2,}\S", out, re.MULTILINE) == [
+        *("keygen", "seal", "party", "deal", "demo", "fragment"),
+    ]
 
 
 def test_nothing_typed_gives_the_help(privinfer):

@@ -268,6 +268,41 @@ def test_sampled_values_stay_within_the_interval_bound(
     assert np.abs(logits).max() <= bounds.preactivation_bound(weights, cohort.RANGES)
 
 
+# --- the polynomial model
+
+
+def test_the_polynomial_model_is_as_good(cohort: ModuleType) -> None:
+    """As its card states; within one point of the first model's accuracy; all test patients in its ranges."""
+    pytest.importorskip("onnx")
+    privinfer = importlib.import_module("privinfer")
+    reference = importlib.import_module("privinfer.graph.reference")
+    ir = importlib.import_module("privinfer.graph.ir")
+    card = importlib.import_module("card")
+    text = (FOLDER / "POLYNOMIAL_CARD.md").read_text(encoding="utf-8")
+    path = FOLDER / "risk-polynomial.onnx"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in text
+    model = privinfer.from_onnx(path, calibration=cohort.load("validation", n=100).inputs())
+    assert model.architecture.precision.basis == "calibrated"
+    assert {i.name: (i.low, i.high) for i in model.architecture.inputs} == cohort.RANGES
+    polynomials = {n.name: n for n in model.architecture.nodes if isinstance(n.op, ir.Polynomial)}
+    assert len(polynomials) == 6
+    assert all(n.op.degree <= 3 for n in polynomials.values())
+    assert not any(isinstance(n.op, ir.Relu | ir.Function) for n in model.architecture.nodes)
+    patients = cohort.load("test")
+    values: dict[str, Any] = {}
+    risk = reference.run(model, patients.inputs(), values.__setitem__)["risk"][:, 0]
+    for node in polynomials.values():
+        x = values[node.inputs[0]]
+        assert node.op.low <= x.min() <= x.max() <= node.op.high, node.name
+        assert f"| {node.name} | {node.op.degree} | [{node.op.low:g}, {node.op.high:g}] |" in text
+    result = card.evaluate("polynomial", patients.y, risk)
+    assert result.auc == pytest.approx(stated(text, r"\| `risk-polynomial.onnx` \| ([\d.]+) "), abs=1e-4)
+    assert result.accuracy == pytest.approx(
+        stated(text, r"\| `risk-polynomial.onnx` \|.*\| ([\d.]+) \|"), abs=6e-4
+    )
+    assert result.accuracy >= 0.925 - 0.01
+
+
 # --- what is shipped
 
 
@@ -275,10 +310,12 @@ def test_files_are_small() -> None:
     files = {path.name: path.stat().st_size for path in (FOLDER / "data").iterdir()}
     assert set(files) == {"xray.npz", "dna.npz", "blood.csv"}
     assert sum(files.values()) < 3_500_000
-    assert (FOLDER / "risk.onnx").stat().st_size < 2_000_000
+    for name in ("risk.onnx", "risk-polynomial.onnx"):
+        assert (FOLDER / name).stat().st_size < 2_000_000
 
 
 def test_attribution_covers_every_file() -> None:
     text = (FOLDER / "ATTRIBUTION.md").read_text(encoding="utf-8")
-    for name in ("data/xray.npz", "data/dna.npz", "data/blood.csv", "risk.onnx", "linkage is synthetic"):
+    files = ("data/xray.npz", "data/dna.npz", "data/blood.csv", "risk.onnx", "risk-polynomial.onnx")
+    for name in (*files, "linkage is synthetic"):
         assert name in text

@@ -34,8 +34,9 @@ BASE = ir.Architecture(
         ir.Node("linear", ir.Linear(45, 9), ("all",)),
         ir.Node("sum", ir.Add(), ("linear", "y")),
         ir.Node("half", ir.Multiply(0.5), ("sum",)),
+        ir.Node("curve", ir.Polynomial(-4.0, 8.0, (0.5, 1.0, -0.25)), ("half",)),
     ),
-    outputs=(ir.Output("a", "half"), ir.Output("b", "linear")),
+    outputs=(ir.Output("a", "curve"), ir.Output("b", "linear")),
     precision=ir.Precision(16, 40, "interval", 2.0**-8),
 )
 
@@ -55,7 +56,7 @@ def test_bytes_and_back(architecture: ir.Architecture) -> None:
 def test_equal_architectures_have_equal_bytes() -> None:
     """Python takes 2 and 2.0 for equal, CBOR does not."""
     two, same = (
-        dataclasses.replace(BASE, nodes=(*BASE.nodes[:-1], ir.Node("half", ir.Multiply(factor), ("sum",))))
+        dataclasses.replace(BASE, nodes=(*BASE.nodes[:9], ir.Node("half", ir.Multiply(factor), ("sum",))))
         for factor in (2, 2.0)
     )
     assert two == same
@@ -169,9 +170,8 @@ def has_kind(value: Any, kind: str) -> bool:
             return isinstance(value, bool)
         case "str":
             return isinstance(value, str)
-    return isinstance(value, tuple) and all(
-        isinstance(v, str) if "str" in kind else has_kind(v, "int") for v in value
-    )
+    inner = next((k for k in ("str", "float") if k in kind), "int")
+    return isinstance(value, tuple) and all(has_kind(v, inner) for v in value)
 
 
 def check_accepted(architecture: ir.Architecture) -> None:
@@ -306,6 +306,14 @@ X = ir.Input("x", (4, 6, 6))
         (ir.Node("n", ir.Reshape((-4, -36)), ("x",)), "empty or too large"),
         (ir.Node("n", ir.Transpose((1, 2)), ("x",)), "order"),
         (ir.Node("n", ir.Transpose((1, 1, 2)), ("x",)), "order"),
+        (ir.Node("n", ir.Polynomial(-1.0, 1.0, (1.0,)), ("x",)), "degree 1 to 31"),
+        (ir.Node("n", ir.Polynomial(-1.0, 1.0, ()), ("x",)), "degree 1 to 31"),
+        (ir.Node("n", ir.Polynomial(-1.0, 1.0, (0.1,) * 33), ("x",)), "degree 1 to 31"),
+        (ir.Node("n", ir.Polynomial(1.0, 1.0, (1.0, 1.0)), ("x",)), "empty"),
+        (ir.Node("n", ir.Polynomial(2.0, -1.0, (1.0, 1.0)), ("x",)), "empty"),
+        (ir.Node("n", ir.Polynomial(-math.inf, 1.0, (1.0, 1.0)), ("x",)), "not finite"),
+        (ir.Node("n", ir.Polynomial(-1.7e308, 1.7e308, (1.0, 1.0)), ("x",)), "not finite"),
+        (ir.Node("n", ir.Polynomial(0.0, 1.0, (1.0, math.nan)), ("x",)), "not finite"),
         (ir.Node("x", ir.Relu(), ("x",)), "two values"),
         (ir.Node("", ir.Relu(), ("x",)), "name"),
         (ir.Node("\n", ir.Relu(), ("x",)), "name"),

@@ -236,6 +236,59 @@ def test_an_extension_needs_one_bit_more() -> None:
         )
 
 
+DIFFERENCES = {
+    "pieces with a slope": chain(ir.Piecewise((0.0,), (0.0,), (0.9,), 0.1), low=-100.0, high=100.0),
+    "step far from its values": chain(ir.Piecewise((-50.0,), (1.0,), (0.0,)), low=60.0, high=100.0),
+    "max": chain(ir.Max(1), low=-100.0, high=100.0),
+    "argmax": chain(ir.ArgMax(1), low=-100.0, high=100.0),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_differences_that_are_compared_have_to_fit_too(name: str) -> None:
+    """100 fits 24 bits of which 16 are fractional, 100 - (-100) does not."""
+    model = ir.Model(DIFFERENCES[name], {})
+    ends = model.architecture.inputs[0]
+    with pytest.raises(PrecisionError, match=r"layer 'n0': values may") as caught:
+        declare(model, comparison_bits=24)
+    assert hinted(caught.value) == 25
+    x = {"x": np.array([[ends.low, ends.high, ends.low, ends.low], [ends.high, ends.low, 61.0, 62.0]])}
+    fits = declare(model, comparison_bits=25)
+    got, wanted = simulate(fits, x).outputs["y"], reference.run(fits, x)["y"]
+    assert (np.abs(got - wanted) <= output_errors(fits)["y"]).all()
+
+
+def test_what_never_differs_so_far_may_use_the_whole_ring() -> None:
+    """Largest values of what comes from a ReLU differ by no more than their size; |x| keeps to its ring."""
+    model = declare(ir.Model(chain(ir.Max(1), low=0.0, high=100.0), {}), comparison_bits=24)
+    x = {"x": np.array([[0.0, 100.0, 0.0, 1.0], [100.0, 0.0, 99.0, 0.0]])}
+    assert simulate(model, x).outputs["y"].tolist() == [100.0, 100.0]
+    absolute = chain(ir.Piecewise((0.0,), (0.0,), (2.0,), -1.0), low=-100.0, high=100.0)
+    model = declare(ir.Model(absolute, {}), comparison_bits=24)
+    x = {"x": np.array([[-100.0, 100.0, 0.0, -65.0]])}
+    assert simulate(model, x).outputs["y"].tolist() == [[100.0, 100.0, 0.0, 65.0]]
+
+
+@pytest.mark.parametrize("bits", [24, 32])
+@pytest.mark.parametrize(
+    "op",
+    [
+        ir.Piecewise((-12.3,), (0.0,), (100.3,), 0.0),  # a line that has run far, from a break in between
+        ir.Piecewise((-40.1, 40.1), (0.0, 0.0), (0.3, -0.3), 0.0),
+        ir.Piecewise((0.3, 0.3, 0.3), (0.1, 0.1, 0.1), (0.0, 0.0, 0.0), 0.0, 0.1),  # three jumps, all rounded
+        ir.Piecewise((0.1,), (0.0,), (7.0,), 0.0),
+        ir.Piecewise((0.1, 0.9), (0.0, 0.0), (1.0, -1.0), 0.0, 0.1),
+    ],
+)
+def test_rounded_breaks_jumps_and_slopes_are_in_the_bound(op: ir.Piecewise, bits: int) -> None:
+    for low, high in ((-1.0, 1.0), (0.5, 1.0)):
+        model = ir.Model(chain(op, low=low, high=high), {})
+        declared = declare(model, comparison_bits=bits if op.bends[0] < 100 else bits + 6)
+        x = {"x": np.linspace(low, high, 4000).reshape(-1, 4)}
+        stray = np.abs(plain.run(declared, x)["y"] - reference.run(declared, x)["y"])
+        assert (stray <= output_errors(declared)["y"]).all()
+
+
 def test_the_error_bound_can_stay_private() -> None:
     model = declare(constant(chain(ir.Linear(4, 4))), publish_error_bound=False)
     assert model.architecture.precision.error_bound is None

@@ -58,6 +58,10 @@ class Crypten:
         """As many rows as there are: only `mpc` goes in chunks."""
         return MAX_BATCH
 
+    def spare(self, manifest: Manifest) -> frozenset[str]:
+        """Nobody can be done without."""
+        return frozenset()
+
     def player(self, role: Role, table: Table, private: Private) -> Player:
         """Who plays a role."""
         return Rank(int(role.removeprefix("rank:")), table, private)

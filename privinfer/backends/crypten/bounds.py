@@ -113,11 +113,44 @@ def _bound(node: ir.Node, xs: list[Bound], parameters: Mapping[str, Array], rank
             return Bound(x.magnitude + xs[1].magnitude, x.error + xs[1].error)
         case ir.Relu():
             return x  # the sign is that of the shared value, and max(x, 0) is a contraction
+        case ir.Polynomial():
+            return _polynomial(node.name, op, x, last)
         case ir.Concat() | ir.Reshape() | ir.Transpose() | ir.Sum() | ir.Gather():
             magnitude = reference.apply(op, {}, [one.magnitude for one in xs])
             return Bound(magnitude, reference.apply(op, {}, [one.error for one in xs]))
         case _:
             raise unsupported(node)
+
+
+def _polynomial(name: str, op: ir.Polynomial, x: Bound, last: float) -> Bound:
+    """As :func:`privinfer.backends.crypten.rank.polynomial` computes it; ``|T_k(t)| <= 1`` inside the range.
+
+    With e_k the error of T_k, a product of two of them strays by ``e_i + e_j + e_i e_j`` and its truncation.
+    """
+    reach = float(x.magnitude.max(initial=0.0))
+    if -reach < op.low or reach > op.high:
+        raise PrecisionError(
+            f"layer {name!r}: values may lie in [{-reach:.3g}, {reach:.3g}], but its polynomial is declared "
+            f"on [{op.low:g}, {op.high:g}]",
+            hint="fit a polynomial for a wider range, or declare narrower input ranges",
+        )
+    steep, shift = position_of(op)
+    near, offset = rounded(steep), rounded(shift)
+    first = x.error * near + x.magnitude * abs(near - steep) + last + abs(offset - shift)
+    errors = {1: first}
+    for k in range(2, op.degree + 1):
+        a, b = errors[k // 2], errors[k - k // 2]
+        errors[k] = 2 * (a + b + a * b + last) + (first if k % 2 else 0.0)
+    rest = [abs(rounded(c) - c) for c in op.coefficients]
+    error = np.full_like(x.magnitude, rest[0])
+    for k in range(1, op.degree + 1):
+        error = error + errors[k] * abs(rounded(op.coefficients[k])) + rest[k] + last
+    return Bound(np.full_like(x.magnitude, sum(map(abs, op.coefficients))), error)
+
+
+def position_of(op: ir.Polynomial) -> tuple[float, float]:
+    """Slope and offset of t, which is -1 and 1 at the ends of the range."""
+    return 2.0 / (op.high - op.low), -(op.low + op.high) / (op.high - op.low)
 
 
 def divisor_of(op: ir.AvgPool2d, shape: ir.Shape) -> int | Array:

@@ -189,6 +189,8 @@ def apply(crypten: Any, node: ir.Node, weights: Mapping[str, Shared], xs: list[S
             if -1 in indices:  # one more place, which holds zero
                 x = crypten.cat([x, x.index_select(axis, torch.tensor([0])) * 0], dim=axis)
             return x.index_select(axis, torch.tensor([size if i < 0 else i for i in indices]))
+        case ir.Polynomial():
+            return polynomial(torch, x, op)
         case ir.Concat():
             return crypten.cat(xs, dim=op.axis)
         case ir.Reshape():
@@ -197,6 +199,24 @@ def apply(crypten: Any, node: ir.Node, weights: Mapping[str, Shared], xs: list[S
             return x.permute(0, *op.order)
         case _:
             raise bounds.unsupported(node)
+
+
+def polynomial(torch: Any, x: Shared, op: ir.Polynomial) -> Shared:
+    """``sum_k c_k T_k(t)`` with ``T_(i+j) = 2 T_i T_j - T_(j-i)``, i and j the halves of what is wanted."""
+
+    def number(v: float) -> Any:
+        return torch.from_numpy(np.asarray(bounds.rounded(v)))
+
+    steep, shift = bounds.position_of(op)
+    t = x * number(steep) + number(shift)
+    powers = {1: t}
+    for k in range(2, op.degree + 1):
+        twice = (powers[k // 2] * powers[k - k // 2]) * 2
+        powers[k] = twice - (powers[1] if k % 2 else number(1.0))
+    y = powers[1] * number(op.coefficients[1])
+    for k in range(2, op.degree + 1):
+        y = y + powers[k] * number(op.coefficients[k])
+    return y + number(op.coefficients[0])
 
 
 def padded(x: Shared, padding: tuple[int, int, int, int]) -> Shared:

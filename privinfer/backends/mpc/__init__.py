@@ -40,6 +40,10 @@ class Mpc:
         """Rows of one chunk; docs/protocols.md, large batches."""
         return roles.rows_at_once(roles.compile_for(table), network)
 
+    def spare(self, manifest: Manifest) -> frozenset[str]:
+        """Nobody can be done without."""
+        return frozenset()
+
     def player(self, role: Role, table: Table, private: Private) -> Player:
         """Who plays a role."""
         program = roles.compile_for(table)

@@ -1,6 +1,7 @@
 """Piecewise affine function of a narrow wire with public breaks: exact up to its truncation, two rounds.
 
-Functionality: x^ mod 2**n is known, |x| and every |x - b_k| below 2**(n-2); out comes y^ with
+Functionality: x^ mod 2**n is known, every x - b_k in [-2**(n-1), 2**(n-1)), and with a slope, where q > n
+(below), x in [-2**(n-2), 2**(n-2)); out comes y^ with
     y = offset + slope x + sum_k [x >= b_k] (jump_k + bend_k (x - b_k))
 less `shift` bits: narrow, or wide with a shift of 0.
 Adversary: semi-honest, one of E1, E2, H. d_k^ is one bit under a rho_k of its own, y^ under a fresh mask.

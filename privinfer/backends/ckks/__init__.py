@@ -1,0 +1,89 @@
+"""Threshold CKKS: the model owner computes on ciphertexts under a joint key that nobody has.
+
+Private unless all key holders collude (n of n), or as many as the threshold says. The result reaches its receiver
+under the receiver's own key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from privinfer.backends.base import Network, Player, Private, Role, Table
+from privinfer.backends.ckks import roles
+from privinfer.backends.ckks.key_holder import KeyHolder
+from privinfer.backends.ckks.model_owner import ModelOwner
+from privinfer.backends.ckks.owner import Owner
+from privinfer.backends.ckks.receiver import Receiver
+from privinfer.session.manifest import Manifest
+
+__all__ = ["NAME", "Ckks", "rounds", "sees", "trust"]
+
+NAME = "ckks"
+
+
+class Ckks:
+    """The `ckks` protocol family."""
+
+    name = NAME
+
+    def cast(self, manifest: Manifest) -> dict[Role, str]:
+        """Roles and their parties, in an order that every party has alike."""
+        cast = {roles.holder(k): p for k, p in enumerate(manifest.key_holders)}
+        cast[roles.MODEL_OWNER] = manifest.model_owner
+        cast.update({roles.owner(p): p for p in sorted(set(manifest.inputs.values()))})
+        cast.update({roles.receiver(p): p for p in sorted(set(manifest.receivers.values()))})
+        return cast
+
+    def keeps(self, role: Role) -> bool:
+        """Nothing is dealt ahead."""
+        return False
+
+    def rows_at_once(self, table: Table, network: Network) -> int:
+        """Rows of a run."""
+        return roles.MAX_BATCH
+
+    def spare(self, manifest: Manifest) -> frozenset[str]:
+        """Key holders that nothing but their share is needed of, where the threshold leaves room."""
+        if manifest.threshold >= len(manifest.key_holders):
+            return frozenset()
+        needed = {manifest.model_owner, *manifest.inputs.values(), *manifest.receivers.values()}
+        return frozenset(manifest.key_holders) - needed
+
+    def player(self, role: Role, table: Table, private: Private) -> Player:
+        """Who plays a role."""
+        setting = roles.setting_of(table)
+        if role == roles.MODEL_OWNER:
+            return ModelOwner(setting, private)
+        kind, _, rest = role.partition(":")
+        if kind == "holder":
+            return KeyHolder(int(rest), setting, private)
+        if kind == "owner":
+            return Owner(setting, private, rest)
+        return Receiver(setting, rest)
+
+
+def trust(manifest: Manifest) -> str:
+    """The trust statement of a session, in one sentence."""
+    holders = ", ".join(manifest.key_holders)
+    if manifest.threshold == len(manifest.key_holders):
+        who = f"all of {{{holders}}} collude"
+    else:
+        who = f"{manifest.threshold} of {{{holders}}} collude"
+    return f"private unless {who}, as long as everybody follows the protocol"
+
+
+def sees(manifest: Manifest, name: str) -> list[str]:
+    """What a party gets to see beyond names, shapes, sizes and times."""
+    seen = [f"its own {k}" for k, owner in manifest.inputs.items() if owner == name]
+    if name == manifest.model_owner:
+        seen += ["its own weights", "ciphertexts under a key that nobody has"]
+    if name in manifest.key_holders:
+        seen.append("its share of the joint key; halves of ciphertexts, as good as random to it")
+    seen.extend(f"the result {k}" for k, receiver in manifest.receivers.items() if receiver == name)
+    return seen
+
+
+def rounds(players: Mapping[Role, Player]) -> dict[str, int]:
+    """One-way messages on the critical path, in the report's words."""
+    counted = [p.rounds for p in players.values() if p.rounds is not None]
+    return {"input": 1, **({"refreshes": counted[0]} if counted else {}), "output": 1}

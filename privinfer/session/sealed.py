@@ -1,0 +1,289 @@
+"""Files that outlive a session: a header, a body, and the owner's signature over both.
+
+======  ====  =====================================================================================
+offset  size
+======  ====  =====================================================================================
+0       8     ``PRIVINF`` and a zero byte
+8       2     format version, little endian like all numbers here
+10      2     kind: 1 fragment, 2 key, 3 mark of a publication
+12      4     h, bytes of the header, at most 4096
+16      8     b, bytes of the body, at most 2 GiB
+24      h     header: CBOR in canonical form, a map of text to numbers, text, bytes and lists of numbers
+24+h    b     body
+24+h+b  64    Ed25519 signature over SHA-512 of everything before it
+======  ====  =====================================================================================
+
+Whoever reads one knows nothing about it yet, so every size is compared with the file's before a byte is
+taken, and the header is read by a decoder that knows nothing but what stands in the table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cbor2
+
+from privinfer.errors import ConfigError, IntegrityError, ProtocolViolation
+from privinfer.session.identity import Identity, PublicIdentity
+
+Value = int | float | str | bytes | list["Value"]
+
+MAGIC: Final = b"PRIVINF\x00"
+VERSION: Final = 1
+FRAGMENT, KEY, PUBLICATION = 1, 2, 3
+KINDS: Final = {FRAGMENT: "fragment", KEY: "key", PUBLICATION: "publication"}
+MAX_HEADER: Final = 4096
+MAX_BODY: Final = 2 << 30
+SIGNATURE: Final = 64
+_PREFIX = struct.Struct("<8sHHIQ")
+_SIGNED = b"privinfer file at rest v1\x00"
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # as on memory sticks
+_FLOATS = {25: ">e", 26: ">f", 27: ">d"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A file that was read and whose form is right; :meth:`verify` says whether its owner made it.
+
+    Attributes
+    ----------
+    kind : int
+    header : dict
+    size : int
+        Bytes of the body.
+    body : memoryview
+        Empty where only the header was read.
+    prefix : bytes
+        Everything before the body.
+    """
+
+    kind: int
+    header: dict[str, Value]
+    size: int
+    body: memoryview
+    prefix: bytes
+    signature: bytes
+
+    def verify(self, owner: PublicIdentity, name: str) -> None:
+        """Raise IntegrityError where this is not what `owner` signed."""
+        try:
+            owner.verify(_SIGNED + _digest(self.prefix, self.body), self.signature)
+        except ProtocolViolation:
+            raise IntegrityError(
+                f"{name} was changed after {owner.name} signed it, or is not theirs", culprit=owner.name
+            ) from None
+
+
+def encode_prefix(kind: int, header: dict[str, Value], body: int) -> bytes:
+    """Everything that stands before a body of `body` bytes."""
+    encoded = cbor2.dumps(header, canonical=True)
+    if len(encoded) > MAX_HEADER or body > MAX_BODY:
+        raise ConfigError(f"a {KINDS[kind]} of {len(encoded)} and {body} bytes is too large")
+    return _PREFIX.pack(MAGIC, VERSION, kind, len(encoded), body) + encoded
+
+
+def write(
+    path: str | os.PathLike[str], identity: Identity, prefix: bytes, body: memoryview, mode: int = 0o666
+) -> None:
+    """Sign and write a file that does not exist yet: it is there as a whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        Must not exist.
+    identity : Identity
+        Signs.
+    prefix : bytes
+        From :func:`encode_prefix`.
+    body : memoryview
+        Of bytes.
+    mode : int
+        Permissions, before the process's mask.
+
+    Raises
+    ------
+    ConfigError
+        It exists, or cannot be written.
+    """
+    signature = identity.sign(_SIGNED + _digest(prefix, body))
+    file = Path(path)
+    new = file.with_name(f".{secrets.token_hex(16)}")
+    try:
+        if os.path.lexists(file):
+            raise _exists(file)
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with open(fd, "wb") as out:
+                for part in (prefix, body, signature):
+                    out.write(part)
+                out.flush()
+                os.fsync(out.fileno())
+            _put(new, file, mode)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(new)
+        folder = os.open(file.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except FileExistsError:
+        raise _exists(file) from None
+    except OSError as e:
+        raise ConfigError(f"cannot write {file}: {(e.strerror or 'error').lower()}") from None
+
+
+def _put(new: Path, file: Path, mode: int) -> None:
+    """Give a finished file its name; FileExistsError where another process was faster."""
+    try:
+        os.link(new, file)  # unlike a rename it never replaces anything
+    except OSError as e:
+        if e.errno not in _NO_LINKS:
+            raise
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+        os.replace(new, file)  # our own, empty one
+
+
+def read(
+    path: str | os.PathLike[str], kind: int, *, private: bool = False, only_header: bool = False
+) -> Sealed:
+    """Read a file of `kind` and check its form; nobody's signature is checked yet.
+
+    Parameters
+    ----------
+    path : path
+        Any file.
+    kind : int
+        FRAGMENT, KEY or PUBLICATION.
+    private : bool
+        Refuse one that others may read.
+    only_header : bool
+        Leave the body where it is.
+
+    Raises
+    ------
+    ConfigError
+        Missing, unreadable, of another kind, written by a later privinfer, or readable by others.
+    IntegrityError
+        Not such a file, cut off, or with something behind its end.
+    """
+    file = Path(path)
+    what = KINDS[kind]
+    try:
+        # Non-blocking: a named pipe in the file's place must not hang us.
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    except OSError as e:
+        raise ConfigError(f"cannot read {what} {file}: {(e.strerror or 'error').lower()}") from None
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise ConfigError(f"{what} {file} is not a regular file")
+    with open(fd, "rb") as stream:
+        if private and os.name == "posix" and status.st_mode & 0o077:
+            raise ConfigError(f"{what} {file} can be read by others", hint=f"chmod 600 {file}")
+        start = stream.read(_PREFIX.size)
+        length, body = _check_prefix(start, kind, status.st_size, f"{what} {file}")
+        prefix = start + stream.read(length)
+        if len(prefix) != len(start) + length:
+            raise IntegrityError(f"{what} {file} is cut off")
+        header = _decode(prefix[_PREFIX.size :], f"{what} {file}")
+        rest = b"" if only_header else stream.read(body + SIGNATURE)
+    if not only_header and len(rest) != body + SIGNATURE:
+        raise IntegrityError(f"{what} {file} is cut off")
+    return Sealed(kind, header, body, memoryview(rest)[:body], prefix, rest[body:])
+
+
+def _check_prefix(start: bytes, kind: int, size: int, name: str) -> tuple[int, int]:
+    if len(start) < _PREFIX.size:
+        raise IntegrityError(f"{name} is cut off")
+    magic, version, found, length, body = _PREFIX.unpack(start)
+    if magic != MAGIC:
+        raise IntegrityError(f"{name} is no file of privinfer")
+    if version != VERSION:
+        raise ConfigError(
+            f"{name} has format version {version}, and this privinfer reads {VERSION}",
+            hint="use the release that wrote it, or a later one" if version > VERSION else None,
+        )
+    if found != kind:
+        raise ConfigError(f"{name} is a {KINDS.get(found, 'file of unknown kind')}")
+    if length > MAX_HEADER or body > MAX_BODY:
+        raise IntegrityError(f"{name} declares {length} and {body} bytes, which is too large")
+    if size != _PREFIX.size + length + body + SIGNATURE:
+        raise IntegrityError(f"{name} is cut off or too long")
+    return length, body
+
+
+def _digest(prefix: bytes, body: memoryview) -> bytes:
+    digest = hashlib.sha512(prefix)
+    digest.update(body)
+    return digest.digest()
+
+
+def _exists(file: Path) -> ConfigError:
+    return ConfigError(f"{file} exists already", hint="choose another file name")
+
+
+# -- header ----------------------------------------------------------------------------------------
+
+
+def _decode(data: bytes, name: str) -> dict[str, Value]:
+    """A canonical CBOR map of text to plain values; no tags, so nothing is built at a stranger's wish."""
+    try:
+        kind, count, at = _head(data, 0)
+        if kind != 5:
+            raise ValueError
+        found: dict[str, Value] = {}
+        for _ in range(count):
+            key, at = _item(data, at)
+            if not isinstance(key, str):
+                raise ValueError
+            found[key], at = _item(data, at)
+        # one encoding of each header: nothing repeated, nothing behind it
+        if at != len(data) or cbor2.dumps(found, canonical=True) != data:
+            raise ValueError
+    except (ValueError, IndexError, struct.error, OverflowError):
+        raise IntegrityError(f"the header of {name} is damaged") from None
+    return found
+
+
+def _head(data: bytes, at: int) -> tuple[int, int, int]:
+    kind, low = data[at] >> 5, data[at] & 31
+    at += 1
+    if kind == 7:
+        return kind, low, at
+    if low < 24:
+        return kind, low, at
+    size = {24: 1, 25: 2, 26: 4, 27: 8}.get(low)
+    if size is None or at + size > len(data):
+        raise ValueError
+    return kind, int.from_bytes(data[at : at + size]), at + size
+
+
+def _item(data: bytes, at: int, nested: bool = False) -> tuple[Value, int]:
+    kind, value, at = _head(data, at)
+    if kind == 0:
+        return value, at
+    if kind in (2, 3):
+        if value > len(data) - at:
+            raise ValueError
+        piece = data[at : at + value]
+        return (piece if kind == 2 else piece.decode("utf-8")), at + value
+    if kind == 4 and not nested and value <= len(data) - at:
+        items: list[Value] = []
+        for _ in range(value):
+            item, at = _item(data, at, nested=True)
+            items.append(item)
+        return items, at
+    if kind == 7 and value in _FLOATS:
+        form = _FLOATS[value]
+        return float(struct.unpack_from(form, data, at)[0]), at + struct.calcsize(form)
+    raise ValueError
