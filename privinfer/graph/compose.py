@@ -197,8 +197,8 @@ def product(
     room = WIDE - b.n + frac
     for _ in range(2):
         if b.type(x).frac + b.type(y).frac > room:
-            wider, other = (x, y) if b.type(x).frac >= b.type(y).frac else (y, x)
-            slim = b.wide(b.narrow(wider, max(b.f, room - b.type(other).frac)))
+            wider = x if b.type(x).frac >= b.type(y).frac else y
+            slim = b.wide(b.narrow(wider, b.f))  # no more: what is narrow has room for f
             x, y = (slim if x == wider else x), (slim if y == wider else y)
     s, t = b.type(x), b.type(y)
     shape = (*s.shape[:-1], t.shape[-1]) if matmul else s.shape
