@@ -172,6 +172,9 @@ def pieces(b: Builder, x: int, op: ir.Piecewise, node: str, *, wide: bool) -> in
     if max(map(abs, (*op.breaks, *op.jumps, op.offset)), default=0.0) >= 2.0 ** (b.n - 2 - t.frac):
         raise PrecisionError(f"node {node!r}: a break or a jump is too large for {b.n} bits")
     wide = wide or (b.exact and g > 0)
+    if wide and t.frac + g - b.f > WIDE - b.n:  # more bits than the next truncation could drop
+        x = b.narrow(b.wide(x), b.f)
+        t = b.type(x)
 
     def at(values: tuple[float, ...], frac: int) -> tuple[int, ...]:
         return tuple(round(v * 2.0**frac) for v in values)
