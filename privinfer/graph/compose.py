@@ -185,6 +185,9 @@ def pieces(b: Builder, x: int, op: ir.Piecewise, node: str, *, wide: bool) -> in
     if max(map(abs, (*op.breaks, *op.jumps, op.offset)), default=0.0) >= 2.0 ** (b.n - 2 - t.frac):
         raise PrecisionError(f"node {node!r}: a break or a jump is too large for {b.n} bits")
     wide = wide or (b.exact and g > 0)
+    if wide and t.frac + g - b.f > WIDE - b.n:  # more bits than the next truncation could drop
+        x = b.narrow(b.wide(x), b.f)
+        t = b.type(x)
 
     def at(values: tuple[float, ...], frac: int) -> tuple[int, ...]:
         return tuple(round(v * 2.0**frac) for v in values)
@@ -210,8 +213,8 @@ def product(
     room = WIDE - b.n + frac
     for _ in range(2):
         if b.type(x).frac + b.type(y).frac > room:
-            wider, other = (x, y) if b.type(x).frac >= b.type(y).frac else (y, x)
-            slim = b.wide(b.narrow(wider, max(b.f, room - b.type(other).frac)))
+            wider = x if b.type(x).frac >= b.type(y).frac else y
+            slim = b.wide(b.narrow(wider, b.f))  # no more: what is narrow has room for f
             x, y = (slim if x == wider else x), (slim if y == wider else y)
     s, t = b.type(x), b.type(y)
     shape = (*s.shape[:-1], t.shape[-1]) if matmul else s.shape

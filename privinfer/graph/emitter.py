@@ -120,6 +120,8 @@ class Emitter:
             and len({(t.bits, t.frac) for t in (kind, *map(self.type, inputs))}) > 1
         ):
             raise TypeError(f"node {node!r}: values of different rings or scales do not go together")
+        if isinstance(op, Truncate) and op.shift + kind.bits > WIDE:
+            raise PrecisionError(f"node {node!r}: {op.shift} bits cannot be dropped for one of {kind.bits}")
         self.steps.append(Step(len(self.steps), op, inputs, kind, node, claim))
         return len(self.steps) - 1
 

@@ -237,6 +237,22 @@ def test_an_input_keeps_its_ring_beside_a_softmax_of_it() -> None:
     assert np.abs(simulate(model, x).outputs["y"] - wanted).max() <= bound
 
 
+@pytest.mark.parametrize("bits", [32, 36, 44, 48])
+@pytest.mark.parametrize("f", [8, 16])
+def test_a_fine_value_bends_before_a_layer(bits: int, f: int) -> None:
+    """What exp gives has more than f fractional bits, a slope adds 16, a truncation drops 64 - n at most."""
+    nodes = (
+        ir.Node("e", ir.Function("exp", -8.0, 1.0, 1e-3, 0.0), ("x",)),
+        ir.Node("l", ir.Piecewise((0.5,), (0.0,), (0.7,), 0.2), ("e",)),
+        ir.Node("y", ir.Linear(3, 2), ("l",)),
+    )
+    a = ir.Architecture((ir.Input("x", (3,), -1.0, 1.0),), nodes, (ir.Output("y", "y"),))
+    model = declare(random_model(a, 1), comparison_bits=bits, fractional_bits=f)
+    x = {"x": np.linspace(-1, 1, 30).reshape(10, 3)}
+    stray = np.abs(simulate(model, x).outputs["y"] - reference.run(model, x)["y"])
+    assert (stray <= output_errors(model)["y"]).all()
+
+
 def test_rings_and_scales_do_not_mix() -> None:
     emitter = Emitter(ir.Architecture((ir.Input("x", (1,)),), (), (ir.Output("y", "x"),)), False, None)
     wide, narrow, fine = (
