@@ -8,6 +8,7 @@ machine, SEAL without hoisting 461 ms.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -69,6 +70,7 @@ def main() -> None:
     folds = planned(m, d, slots, 1).folds
     ckks = oracle.arithmetic([*folds, *range(1, m)])
     cipher = oracle.encrypt(np.tile(x, slots // d), limbs)
+    print(f"load before: {os.getloadavg()[0]:.2f}; {args.threads} threads")
     for baby in args.babies:
         start = time.perf_counter()
         steps = planned(m, d, slots, baby)
@@ -77,7 +79,9 @@ def main() -> None:
         ready = 1e3 * (time.perf_counter() - start)
         (y,) = linear.product(ckks, [cipher], prepared)
         error = np.abs(oracle.decrypt(y).real - np.tile(matrix @ x, slots // m)).max()
+        spent = time.process_time()
         whole = clock(lambda p=prepared: linear.product(ckks, [cipher], p), args.repeat)
+        spent = 1e3 * (time.process_time() - spent) / (args.repeat + 1)
         table = linear.baby_table(ckks, [cipher], prepared)
         wide = linear.giant_sum(ckks, table, prepared.outputs[0], prepared)
         stages = {
@@ -88,7 +92,7 @@ def main() -> None:
             "folds": clock(lambda w=wide: ckks.fold(w, folds), args.repeat),
         }
         print(
-            f"{baby} babies, {m // baby} giants, {len(folds)} folds: {whole:.1f} ms ("
+            f"{baby} babies, {m // baby} giants, {len(folds)} folds: {whole:.1f} ms, {spent:.1f} of CPU ("
             + ", ".join(f"{k} {v:.1f}" for k, v in stages.items())
             + f"), {prepared.nbytes / 1e6:.0f} MB encoded in {ready:.0f} ms, error 2^{np.log2(error):.1f}"
         )
