@@ -1,6 +1,7 @@
 // Bindings of Rns: shapes, bases and numbers are checked here; the work runs without the GIL.
 #include "rns/bindings.h"
 
+#include <algorithm>
 #include <complex>
 #include <functional>
 
@@ -17,7 +18,8 @@ template <class T>
 class Rows {
  public:
   Rows(py::handle object, const char* name, const std::vector<size_t>& last) : last_(last) {
-    if (!py::isinstance<py::array>(object)) throw py::type_error(std::string(name) + " must be a NumPy array");
+    if (!py::isinstance<py::array>(object))
+      throw py::type_error(std::string(name) + " must be a NumPy array");
     array_ = py::reinterpret_borrow<py::array>(object);
     if (!array_.dtype().is(py::dtype::of<T>()) && !array_.dtype().equal(py::dtype::of<T>())) {
       throw py::type_error(std::string(name) + " must have dtype " +
@@ -65,8 +67,22 @@ class Rows {
 Basis basis_of(const Rns& r, py::handle object) {
   if (!py::isinstance<py::sequence>(object)) throw py::type_error("basis must be a sequence of integers");
   Basis found;
-  for (py::handle item : object) found.push_back(integer(item, "basis", 0, r.count() - 1));
-  if (found.empty() || found.size() > r.count()) throw py::value_error("basis must have 1 or more primes");
+  const std::string fault = "basis must have 1 to " + std::to_string(r.count()) + " primes";
+  for (py::handle item : object) {
+    if (found.size() == r.count()) throw py::value_error(fault);
+    found.push_back(integer(item, "basis", 0, r.count() - 1));
+  }
+  if (found.empty()) throw py::value_error(fault);
+  return found;
+}
+
+// A basis whose product is a modulus: no prime twice.
+Basis modulus_of(const Rns& r, py::handle object) {
+  Basis found = basis_of(r, object);
+  for (size_t k : found) {
+    if (std::count(found.begin(), found.end(), k) != 1)
+      throw py::value_error("basis must have distinct primes");
+  }
   return found;
 }
 
@@ -76,14 +92,16 @@ uint64_t element_of(const Rns& r, py::handle object) {
   return element;
 }
 
-// Limbs of a polynomial over a data basis: the axis before the last.
+// Limbs of a polynomial over a data basis, and `extra` more: the axis before the last. There has to be a
+// special prime beside the data's.
 size_t limbs_of(const Rns& r, py::handle object, const char* name, size_t extra) {
   if (!py::isinstance<py::array>(object)) throw py::type_error(std::string(name) + " must be a NumPy array");
   const auto array = py::reinterpret_borrow<py::array>(object);
   if (array.ndim() < 2) throw py::value_error(std::string(name) + " must have two axes or more");
   const auto limbs = static_cast<size_t>(array.shape(array.ndim() - 2));
-  if (limbs < 1 + extra || limbs - extra > r.count() - (r.count() > 1 ? 1 : 0)) {
-    throw py::value_error(std::string(name) + " has " + std::to_string(limbs) + " limbs");
+  if (limbs < 1 + extra || limbs - extra > r.count() - 1) {
+    throw py::value_error(std::string(name) + " has " + std::to_string(limbs) + " limbs, which is not " +
+                          std::to_string(1 + extra) + " to " + std::to_string(r.count() - 1 + extra));
   }
   return limbs;
 }
@@ -103,10 +121,7 @@ py::array transform(const Rns& r, py::object a, py::object basis, bool inverse) 
   const Rows<uint64_t> in(a, "a", {b.size(), r.n()});
   auto out = fresh<uint64_t>(in.shape({b.size(), r.n()}));
   uint64_t* data = out.mutable_data();
-  released([&] {
-    std::copy_n(in.data(), in.rows() * b.size() * r.n(), data);
-    r.ntt(data, in.rows(), b, inverse);
-  });
+  released([&] { r.ntt(in.data(), data, in.rows(), b, inverse); });
   return out;
 }
 
@@ -180,7 +195,7 @@ py::array lift_wide(const Rns& r, py::object words, py::object basis) {
 }
 
 py::array compose(const Rns& r, py::object a, py::object basis) {
-  const Basis b = basis_of(r, basis);
+  const Basis b = modulus_of(r, basis);
   if (b.size() > 4) throw py::value_error("basis must have at most 4 primes");
   const Rows<uint64_t> in(a, "a", {b.size(), r.n()});
   auto out = fresh<uint64_t>(in.shape({r.n(), 2}));
@@ -192,7 +207,7 @@ py::array compose(const Rns& r, py::object a, py::object basis) {
 }
 
 py::array to_ring64(const Rns& r, py::object a, py::object basis) {
-  const Basis b = basis_of(r, basis);
+  const Basis b = modulus_of(r, basis);
   const Rows<uint64_t> in(a, "a", {b.size(), r.n()});
   auto out = fresh<uint64_t>(in.shape({r.n()}));
   uint64_t* data = out.mutable_data();
@@ -247,7 +262,8 @@ py::array key_product(const Rns& r, py::object digits, py::object key, py::objec
   const Rows<uint64_t> in(digits, "digits", {l, l + 1, r.n()});
   const Rows<uint64_t> k(key, "key", {2, r.count(), r.n()});
   if (in.rows() != 1) throw py::value_error("digits must have three axes");
-  if (k.shape({}).size() != 1 || k.rows() < l) throw py::value_error("key must have four axes, and a row a digit");
+  if (k.shape({}).size() != 1 || k.rows() < l)
+    throw py::value_error("key must have four axes, and a row a digit");
   auto out = output<uint64_t>({2, l + 1, r.n()});
   uint64_t* data = out.mutable_data();
   released([&] { r.key_product(in.data(), l, k.data(), g, data); });
@@ -261,7 +277,9 @@ py::array divided(const Rns& r, py::object a, bool special) {
   const Rows<uint64_t> in(a, "a", {limbs, r.n()});
   auto out = fresh<uint64_t>(in.shape({limbs - 1, r.n()}));
   uint64_t* data = out.mutable_data();
-  released([&] { special ? r.mod_down(in.data(), in.rows(), l, data) : r.rescale(in.data(), in.rows(), l, data); });
+  released([&] {
+    special ? r.mod_down(in.data(), in.rows(), l, data) : r.rescale(in.data(), in.rows(), l, data);
+  });
   return out;
 }
 
@@ -279,7 +297,13 @@ py::array multiply_sum(const Rns& r, py::object x, py::object y, py::object basi
 }
 
 double scale_of(py::object scale) {
-  const double s = py::cast<double>(scale);
+  const double s = PyFloat_AsDouble(scale.ptr());
+  if (PyErr_Occurred()) {
+    const bool large = PyErr_ExceptionMatches(PyExc_OverflowError) != 0;
+    PyErr_Clear();
+    if (!large) throw py::type_error("scale must be a number");
+    throw py::value_error("scale must be above 0 and below 2^120");
+  }
   if (!(s > 0 && s < 0x1p120)) throw py::value_error("scale must be above 0 and below 2^120");
   return s;
 }
@@ -309,7 +333,10 @@ std::unique_ptr<Rns> make(py::object n, py::object primes) {
   const size_t degree = integer(n, "n", 1024, 65536);
   if (!py::isinstance<py::sequence>(primes)) throw py::type_error("primes must be a sequence of integers");
   std::vector<uint64_t> found;
-  for (py::handle item : primes) found.push_back(integer(item, "primes", 2, (uint64_t{1} << 61) - 1));
+  for (py::handle item : primes) {
+    if (found.size() == Rns::kMostPrimes) throw py::value_error("there must be 1 to 64 primes");
+    found.push_back(integer(item, "primes", 2, (uint64_t{1} << 61) - 1));
+  }
   py::gil_scoped_release release;
   return std::make_unique<Rns>(degree, found);
 }
@@ -320,25 +347,30 @@ void bind(py::module_& m) {
   using py::arg;
   py::class_<Rns>(m, "Rns")
       .def(py::init(&make), arg("n"), arg("primes"))
-      .def("ntt", [](const Rns& r, py::object a, py::object b) { return transform(r, a, b, false); }, arg("a"),
-           arg("basis"))
-      .def("intt", [](const Rns& r, py::object a, py::object b) { return transform(r, a, b, true); }, arg("a"),
-           arg("basis"))
-      .def("add",
-           [](const Rns& r, py::object a, py::object b, py::object s) {
-             return combine(r, Rns::What::kAdd, a, b, s);
-           },
-           arg("a"), arg("b"), arg("basis"))
-      .def("sub",
-           [](const Rns& r, py::object a, py::object b, py::object s) {
-             return combine(r, Rns::What::kSub, a, b, s);
-           },
-           arg("a"), arg("b"), arg("basis"))
-      .def("mul",
-           [](const Rns& r, py::object a, py::object b, py::object s) {
-             return combine(r, Rns::What::kMul, a, b, s);
-           },
-           arg("a"), arg("b"), arg("basis"))
+      .def(
+          "ntt", [](const Rns& r, py::object a, py::object b) { return transform(r, a, b, false); }, arg("a"),
+          arg("basis"))
+      .def(
+          "intt", [](const Rns& r, py::object a, py::object b) { return transform(r, a, b, true); }, arg("a"),
+          arg("basis"))
+      .def(
+          "add",
+          [](const Rns& r, py::object a, py::object b, py::object s) {
+            return combine(r, Rns::What::kAdd, a, b, s);
+          },
+          arg("a"), arg("b"), arg("basis"))
+      .def(
+          "sub",
+          [](const Rns& r, py::object a, py::object b, py::object s) {
+            return combine(r, Rns::What::kSub, a, b, s);
+          },
+          arg("a"), arg("b"), arg("basis"))
+      .def(
+          "mul",
+          [](const Rns& r, py::object a, py::object b, py::object s) {
+            return combine(r, Rns::What::kMul, a, b, s);
+          },
+          arg("a"), arg("b"), arg("basis"))
       .def("neg", &negate, arg("a"), arg("basis"))
       .def("scale", &scaled, arg("a"), arg("scalars"), arg("basis"))
       .def("automorph", &automorph, arg("a"), arg("element"))
@@ -347,15 +379,19 @@ void bind(py::module_& m) {
       .def("compose", &compose, arg("a"), arg("basis"))
       .def("to_ring64", &to_ring64, arg("a"), arg("basis"))
       .def("uniform", &uniform, arg("key"), arg("count"), arg("basis"))
-      .def("ternary", [](const Rns& r, py::object k, py::object c) { return small(r, k, c, true); }, arg("key"),
-           arg("count"))
-      .def("binomial", [](const Rns& r, py::object k, py::object c) { return small(r, k, c, false); }, arg("key"),
-           arg("count"))
+      .def(
+          "ternary", [](const Rns& r, py::object k, py::object c) { return small(r, k, c, true); },
+          arg("key"), arg("count"))
+      .def(
+          "binomial", [](const Rns& r, py::object k, py::object c) { return small(r, k, c, false); },
+          arg("key"), arg("count"))
       .def("wide_uniform", &wide_uniform, arg("key"), arg("count"), arg("bits"))
       .def("decompose", &decompose, arg("c"))
       .def("key_product", &key_product, arg("digits"), arg("key"), arg("element"))
-      .def("mod_down", [](const Rns& r, py::object a) { return divided(r, a, true); }, arg("a"))
-      .def("rescale", [](const Rns& r, py::object a) { return divided(r, a, false); }, arg("a"))
+      .def(
+          "mod_down", [](const Rns& r, py::object a) { return divided(r, a, true); }, arg("a"))
+      .def(
+          "rescale", [](const Rns& r, py::object a) { return divided(r, a, false); }, arg("a"))
       .def("multiply_sum", &multiply_sum, arg("x"), arg("y"), arg("basis"))
       .def("encode", &encode, arg("slots"), arg("scale"), arg("basis"))
       .def("decode", &decode, arg("coefficients"), arg("scale"))
