@@ -1,7 +1,7 @@
 """Polynomial kernels by operation, path and threads, in milliseconds: ``python -m benchmarks.rns``.
 
 The least of many repetitions, so that what else the machine does counts little. Operations are those of a
-ciphertext at `--limbs` limbs under keys of seven digits (or as many as there are limbs), as evaluation uses them.
+ciphertext at `--limbs` limbs, under keys of seven digits or as many as there are limbs.
 """
 
 from __future__ import annotations

@@ -49,6 +49,8 @@ class Rows {
     }
     return count;
   }
+  // No leading axes at all.
+  bool single() const { return static_cast<size_t>(array_.ndim()) == last_.size(); }
   // The leading axes followed by `rest`.
   std::vector<py::ssize_t> shape(const std::vector<size_t>& rest) const {
     std::vector<py::ssize_t> out;
@@ -129,7 +131,7 @@ py::array combine(const Rns& r, Rns::What what, py::object a, py::object b, py::
   const Basis of = basis_of(r, basis);
   const Rows<uint64_t> x(a, "a", {of.size(), r.n()});
   const Rows<uint64_t> y(b, "b", {of.size(), r.n()});
-  const bool single = y.shape({}).empty();
+  const bool single = y.single();
   if (!single && x.shape({}) != y.shape({})) {
     throw py::value_error("b must have the shape of a, or be one polynomial");
   }
@@ -157,7 +159,7 @@ py::array scaled(const Rns& r, py::object a, py::object scalars, py::object basi
   const Basis b = basis_of(r, basis);
   const Rows<uint64_t> in(a, "a", {b.size(), r.n()});
   const Rows<uint64_t> w(scalars, "scalars", {b.size()});
-  if (w.rows() != 1) throw py::value_error("scalars must have one axis");
+  if (!w.single()) throw py::value_error("scalars must have one axis");
   for (size_t k = 0; k < b.size(); ++k) {
     if (w.data()[k] >= r.prime(b[k])) throw py::value_error("scalars must be below their primes");
   }
@@ -249,7 +251,7 @@ py::array wide_uniform(const Rns& r, py::object key, py::object count, py::objec
 py::array decompose(const Rns& r, py::object c) {
   const size_t l = limbs_of(r, c, "c", 0);
   const Rows<uint64_t> in(c, "c", {l, r.n()});
-  if (in.rows() != 1) throw py::value_error("c must have two axes");
+  if (!in.single()) throw py::value_error("c must have two axes");
   auto out = output<uint64_t>({l, l + 1, r.n()});
   uint64_t* data = out.mutable_data();
   released([&] { r.decompose(in.data(), l, data); });
@@ -261,7 +263,7 @@ py::array key_product(const Rns& r, py::object digits, py::object key, py::objec
   const size_t l = limbs_of(r, digits, "digits", 1) - 1;
   const Rows<uint64_t> in(digits, "digits", {l, l + 1, r.n()});
   const Rows<uint64_t> k(key, "key", {2, r.count(), r.n()});
-  if (in.rows() != 1) throw py::value_error("digits must have three axes");
+  if (!in.single()) throw py::value_error("digits must have three axes");
   if (k.shape({}).size() != 1 || k.rows() < l)
     throw py::value_error("key must have four axes, and a row a digit");
   auto out = output<uint64_t>({2, l + 1, r.n()});

@@ -1,6 +1,7 @@
 #include "rns/rns.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <stdexcept>
 
@@ -167,9 +168,12 @@ bool Rns::compose(const uint64_t* a, uint64_t* words, size_t rows, const Basis& 
   }
   Wide half = radix[l];  // floor(Q / 2)
   for (int k = 0; k < 5; ++k) half.w[k] = (half.w[k] >> 1) | (k < 4 ? half.w[k + 1] << 63 : 0);
-  uint64_t odd = 0;  // words above 128 bits that are no sign
-  for (size_t r = 0; r < rows; ++r) {
-    for (size_t i = 0; i < n_; ++i) {
+  const size_t blocks = n_ / block();
+  std::atomic<bool> fits{true};
+  parallel_for(rows * blocks, 1, [&](size_t begin, size_t end) {
+    uint64_t odd = 0;  // words above 128 bits that are no sign
+    for (size_t at = begin * block(); at < end * block(); ++at) {
+      const size_t r = at / n_, i = at % n_;
       uint64_t v[4];
       Wide x;
       for (size_t k = 0; k < l; ++k) {
@@ -186,11 +190,12 @@ bool Rns::compose(const uint64_t* a, uint64_t* words, size_t rows, const Basis& 
       subtract(&x, whole);
       const uint64_t sign = -(x.w[1] >> 63);
       odd |= (x.w[2] ^ sign) | (x.w[3] ^ sign) | (x.w[4] ^ sign);
-      words[(r * n_ + i) * 2] = x.w[0];
-      words[(r * n_ + i) * 2 + 1] = x.w[1];
+      words[2 * at] = x.w[0];
+      words[2 * at + 1] = x.w[1];
     }
-  }
-  return odd == 0;
+    if (odd != 0) fits = false;
+  });
+  return fits;
 }
 
 void Rns::to_ring64(const uint64_t* a, uint64_t* out, size_t rows, const Basis& basis) const {
