@@ -324,6 +324,31 @@ PRIVINFER_TARGET_FMA void intt_vector(const uint64_t* a, uint64_t* out, size_t n
   for (size_t j = 0; j < n; j += 4) store(out + j, times(_mm256_loadu_pd(d + j), scale, m), m);
 }
 
+// Residues are below 2^50: the sign of a difference says whether the prime has to be added back.
+PRIVINFER_TARGET_FMA void add_vector(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n,
+                                     const Prime& p) {
+  const __m256i q = _mm256_set1_epi64x(static_cast<long long>(p.q)), zero = _mm256_setzero_si256();
+  for (size_t j = 0; j < n; j += 4) {
+    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a + j));
+    const __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + j));
+    const __m256i r = _mm256_sub_epi64(_mm256_add_epi64(x, y), q);
+    const __m256i back = _mm256_and_si256(_mm256_cmpgt_epi64(zero, r), q);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j), _mm256_add_epi64(r, back));
+  }
+}
+
+PRIVINFER_TARGET_FMA void sub_vector(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n,
+                                     const Prime& p) {
+  const __m256i q = _mm256_set1_epi64x(static_cast<long long>(p.q)), zero = _mm256_setzero_si256();
+  for (size_t j = 0; j < n; j += 4) {
+    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a + j));
+    const __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + j));
+    const __m256i r = _mm256_sub_epi64(x, y);
+    const __m256i back = _mm256_and_si256(_mm256_cmpgt_epi64(zero, r), q);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j), _mm256_add_epi64(r, back));
+  }
+}
+
 PRIVINFER_TARGET_FMA void mul_vector(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n,
                                      const Prime& p) {
   const Modulus m = modulus(p.q);
@@ -454,11 +479,19 @@ void intt(const uint64_t* a, uint64_t* out, size_t n, const Prime& p, bool fast)
   intt_portable(out, n, p);
 }
 
-void add(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p) {
+void add(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p, bool fast) {
+#ifdef PRIVINFER_X86
+  if (fast) return add_vector(a, b, out, n, p);
+#endif
+  (void)fast;
   for (size_t j = 0; j < n; ++j) out[j] = add(a[j], b[j], p.q);
 }
 
-void sub(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p) {
+void sub(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p, bool fast) {
+#ifdef PRIVINFER_X86
+  if (fast) return sub_vector(a, b, out, n, p);
+#endif
+  (void)fast;
   for (size_t j = 0; j < n; ++j) out[j] = sub(a[j], b[j], p.q);
 }
 

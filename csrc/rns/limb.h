@@ -20,8 +20,8 @@ void ntt_centred(const uint64_t* r, uint64_t from, uint64_t* out, size_t n, cons
 void ntt_integers(const double* v, uint64_t* out, size_t n, const Prime& p, bool fast);
 
 // out may be a or b.
-void add(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p);
-void sub(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p);
+void add(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p, bool fast);
+void sub(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p, bool fast);
 void mul(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p, bool fast);
 void scale(const uint64_t* a, uint64_t w, uint64_t* out, size_t n, const Prime& p, bool fast);
 

@@ -57,9 +57,9 @@ void Rns::combine(What what, const uint64_t* a, const uint64_t* b, bool single, 
       const Prime& p = primes_[basis[k % l]];
       const uint64_t *x = a + k * n_, *y = b + (single ? k % l : k) * n_;
       if (what == What::kAdd) {
-        add(x, y, out + k * n_, n_, p);
+        add(x, y, out + k * n_, n_, p, quick);
       } else if (what == What::kSub) {
-        sub(x, y, out + k * n_, n_, p);
+        sub(x, y, out + k * n_, n_, p, quick);
       } else {
         mul(x, y, out + k * n_, n_, p, quick);
       }
@@ -75,6 +75,26 @@ void Rns::scale(const uint64_t* a, const uint64_t* scalars, uint64_t* out, size_
     rns::scale(a + k * n_, scalars[k % l], out + k * n_, n_, primes_[basis[k % l]], quick);
   }
 }
+
+namespace {
+
+// `sizes` has every bit that a magnitude (of a negative x: of ~x) has. Errors and keys are far below every
+// prime.
+void lift_row(const int64_t* v, uint64_t sizes, uint64_t* out, size_t n, const Prime& p) {
+  if (sizes < p.q / 2) {
+    for (size_t i = 0; i < n; ++i) {
+      out[i] = static_cast<uint64_t>(v[i]) + (p.q & static_cast<uint64_t>(v[i] >> 63));
+    }
+    return;
+  }
+  for (size_t i = 0; i < n; ++i) {
+    const uint64_t sign = static_cast<uint64_t>(v[i] >> 63);
+    const uint64_t m = reduce((static_cast<uint64_t>(v[i]) ^ sign) - sign, p);
+    out[i] = (m & ~sign) | (sub(0, m, p.q) & sign);
+  }
+}
+
+}  // namespace
 
 // Position i holds the value at root^(2 rev(i) + 1); X -> X^element moves it to the exponent times element.
 const uint32_t* Rns::order_of(uint64_t element) const {
@@ -106,7 +126,7 @@ void Rns::lift(const int64_t* v, uint64_t* out, size_t rows, const Basis& basis)
       uint64_t* to = out + (r * l + k) * n_;
       for (size_t i = 0; i < n_; ++i) to[i] = residue(v[r * n_ + i], p);
     }
-  }
+  });
 }
 
 void Rns::lift_wide(const uint64_t* words, uint64_t* out, size_t rows, const Basis& basis) const {
@@ -273,11 +293,15 @@ void Rns::ternary(const uint8_t* key, int64_t* out, size_t rows) const {
 }
 
 void Rns::binomial(const uint8_t* key, int64_t* out, size_t rows) const {
+  // With a and b of 21 bits: bits of a, less bits of b, are the bits of (a, not b) less 21.
   Words words(key);
-  constexpr uint64_t kBits = (uint64_t{1} << 21) - 1;
+  constexpr uint64_t kLow = (uint64_t{1} << 21) - 1, kAll = (uint64_t{1} << 42) - 1;
   for (size_t i = 0; i < rows * n_; ++i) {
-    const uint64_t w = words.next();
-    out[i] = __builtin_popcountll(w & kBits) - __builtin_popcountll((w >> 21) & kBits);
+    uint64_t x = (words.next() ^ (kLow << 21)) & kAll;
+    x -= (x >> 1) & 0x5555555555555555u;
+    x = (x & 0x3333333333333333u) + ((x >> 2) & 0x3333333333333333u);
+    x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+    out[i] = static_cast<int64_t>((x * 0x0101010101010101u) >> 56) - 21;
   }
 }
 
