@@ -79,7 +79,7 @@ void Rns::scale(const uint64_t* a, const uint64_t* scalars, uint64_t* out, size_
 namespace {
 
 // `sizes` has every bit that a magnitude (of a negative x: of ~x) has. Errors and keys are far below every
-// prime.
+// prime; the time tells that they are, and no more.
 void lift_row(const int64_t* v, uint64_t sizes, uint64_t* out, size_t n, const Prime& p) {
   if (sizes < p.q / 2) {
     for (size_t i = 0; i < n; ++i) {
@@ -87,11 +87,7 @@ void lift_row(const int64_t* v, uint64_t sizes, uint64_t* out, size_t n, const P
     }
     return;
   }
-  for (size_t i = 0; i < n; ++i) {
-    const uint64_t sign = static_cast<uint64_t>(v[i] >> 63);
-    const uint64_t m = reduce((static_cast<uint64_t>(v[i]) ^ sign) - sign, p);
-    out[i] = (m & ~sign) | (sub(0, m, p.q) & sign);
-  }
+  for (size_t i = 0; i < n; ++i) out[i] = residue(v[i], p);
 }
 
 }  // namespace
@@ -120,11 +116,12 @@ void Rns::automorph(const uint64_t* a, uint64_t* out, size_t limbs, uint64_t ele
 
 void Rns::lift(const int64_t* v, uint64_t* out, size_t rows, const Basis& basis) const {
   const size_t l = basis.size();
-  for (size_t r = 0; r < rows; ++r) {
-    for (size_t k = 0; k < l; ++k) {
-      const Prime& p = primes_[basis[k]];
-      uint64_t* to = out + (r * l + k) * n_;
-      for (size_t i = 0; i < n_; ++i) to[i] = residue(v[r * n_ + i], p);
+  parallel_for(rows, std::max<size_t>(1, 65536 / n_), [&](size_t begin, size_t end) {
+    for (size_t r = begin; r < end; ++r) {
+      const int64_t* from = v + r * n_;
+      uint64_t sizes = 0;
+      for (size_t i = 0; i < n_; ++i) sizes |= static_cast<uint64_t>(from[i] < 0 ? ~from[i] : from[i]);
+      for (size_t k = 0; k < l; ++k) lift_row(from, sizes, out + (r * l + k) * n_, n_, primes_[basis[k]]);
     }
   });
 }

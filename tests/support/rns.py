@@ -108,6 +108,8 @@ def arguments(chain: str) -> dict[str, tuple[Any, ...]]:
         "automorph by -1": (a[0, 0], 2 * N - 1),
         "automorph by nothing": (a, 1),
         "lift": (v, ALL),
+        "lift of small ones": (v % 43 - 21, ALL),
+        "lift of what is small for some": (v >> 15, ALL),
         "lift_wide": (wide, ALL),
         "compose": (a[:, :2], few),
         "compose another way": (a[:, [3, 1]], scattered),
