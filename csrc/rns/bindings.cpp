@@ -1,6 +1,7 @@
 // Bindings of Rns: shapes, bases and numbers are checked here; the work runs without the GIL.
 #include "rns/bindings.h"
 
+#include <algorithm>
 #include <complex>
 #include <functional>
 
@@ -48,6 +49,8 @@ class Rows {
     }
     return count;
   }
+  // No leading axes at all.
+  bool single() const { return static_cast<size_t>(array_.ndim()) == last_.size(); }
   // The leading axes followed by `rest`.
   std::vector<py::ssize_t> shape(const std::vector<size_t>& rest) const {
     std::vector<py::ssize_t> out;
@@ -66,8 +69,22 @@ class Rows {
 Basis basis_of(const Rns& r, py::handle object) {
   if (!py::isinstance<py::sequence>(object)) throw py::type_error("basis must be a sequence of integers");
   Basis found;
-  for (py::handle item : object) found.push_back(integer(item, "basis", 0, r.count() - 1));
-  if (found.empty() || found.size() > r.count()) throw py::value_error("basis must have 1 or more primes");
+  const std::string fault = "basis must have 1 to " + std::to_string(r.count()) + " primes";
+  for (py::handle item : object) {
+    if (found.size() == r.count()) throw py::value_error(fault);
+    found.push_back(integer(item, "basis", 0, r.count() - 1));
+  }
+  if (found.empty()) throw py::value_error(fault);
+  return found;
+}
+
+// A basis whose product is a modulus: no prime twice.
+Basis modulus_of(const Rns& r, py::handle object) {
+  Basis found = basis_of(r, object);
+  for (size_t k : found) {
+    if (std::count(found.begin(), found.end(), k) != 1)
+      throw py::value_error("basis must have distinct primes");
+  }
   return found;
 }
 
@@ -77,14 +94,16 @@ uint64_t element_of(const Rns& r, py::handle object) {
   return element;
 }
 
-// Limbs of a polynomial over a data basis: the axis before the last.
+// Limbs of a polynomial over a data basis, and `extra` more: the axis before the last. There has to be a
+// special prime beside the data's.
 size_t limbs_of(const Rns& r, py::handle object, const char* name, size_t extra) {
   if (!py::isinstance<py::array>(object)) throw py::type_error(std::string(name) + " must be a NumPy array");
   const auto array = py::reinterpret_borrow<py::array>(object);
   if (array.ndim() < 2) throw py::value_error(std::string(name) + " must have two axes or more");
   const auto limbs = static_cast<size_t>(array.shape(array.ndim() - 2));
-  if (limbs < 1 + extra || limbs - extra > r.count() - (r.count() > 1 ? 1 : 0)) {
-    throw py::value_error(std::string(name) + " has " + std::to_string(limbs) + " limbs");
+  if (limbs < 1 + extra || limbs - extra > r.count() - 1) {
+    throw py::value_error(std::string(name) + " has " + std::to_string(limbs) + " limbs, which is not " +
+                          std::to_string(1 + extra) + " to " + std::to_string(r.count() - 1 + extra));
   }
   return limbs;
 }
@@ -104,10 +123,7 @@ py::array transform(const Rns& r, py::object a, py::object basis, bool inverse) 
   const Rows<uint64_t> in(a, "a", {b.size(), r.n()});
   auto out = fresh<uint64_t>(in.shape({b.size(), r.n()}));
   uint64_t* data = out.mutable_data();
-  released([&] {
-    std::copy_n(in.data(), in.rows() * b.size() * r.n(), data);
-    r.ntt(data, in.rows(), b, inverse);
-  });
+  released([&] { r.ntt(in.data(), data, in.rows(), b, inverse); });
   return out;
 }
 
@@ -115,7 +131,7 @@ py::array combine(const Rns& r, Rns::What what, py::object a, py::object b, py::
   const Basis of = basis_of(r, basis);
   const Rows<uint64_t> x(a, "a", {of.size(), r.n()});
   const Rows<uint64_t> y(b, "b", {of.size(), r.n()});
-  const bool single = y.shape({}).empty();
+  const bool single = y.single();
   if (!single && x.shape({}) != y.shape({})) {
     throw py::value_error("b must have the shape of a, or be one polynomial");
   }
@@ -143,7 +159,7 @@ py::array scaled(const Rns& r, py::object a, py::object scalars, py::object basi
   const Basis b = basis_of(r, basis);
   const Rows<uint64_t> in(a, "a", {b.size(), r.n()});
   const Rows<uint64_t> w(scalars, "scalars", {b.size()});
-  if (w.rows() != 1) throw py::value_error("scalars must have one axis");
+  if (!w.single()) throw py::value_error("scalars must have one axis");
   for (size_t k = 0; k < b.size(); ++k) {
     if (w.data()[k] >= r.prime(b[k])) throw py::value_error("scalars must be below their primes");
   }
@@ -181,7 +197,7 @@ py::array lift_wide(const Rns& r, py::object words, py::object basis) {
 }
 
 py::array compose(const Rns& r, py::object a, py::object basis) {
-  const Basis b = basis_of(r, basis);
+  const Basis b = modulus_of(r, basis);
   if (b.size() > 4) throw py::value_error("basis must have at most 4 primes");
   const Rows<uint64_t> in(a, "a", {b.size(), r.n()});
   auto out = fresh<uint64_t>(in.shape({r.n(), 2}));
@@ -193,7 +209,7 @@ py::array compose(const Rns& r, py::object a, py::object basis) {
 }
 
 py::array to_ring64(const Rns& r, py::object a, py::object basis) {
-  const Basis b = basis_of(r, basis);
+  const Basis b = modulus_of(r, basis);
   const Rows<uint64_t> in(a, "a", {b.size(), r.n()});
   auto out = fresh<uint64_t>(in.shape({r.n()}));
   uint64_t* data = out.mutable_data();
@@ -235,7 +251,7 @@ py::array wide_uniform(const Rns& r, py::object key, py::object count, py::objec
 py::array decompose(const Rns& r, py::object c) {
   const size_t l = limbs_of(r, c, "c", 0);
   const Rows<uint64_t> in(c, "c", {l, r.n()});
-  if (in.rows() != 1) throw py::value_error("c must have two axes");
+  if (!in.single()) throw py::value_error("c must have two axes");
   auto out = output<uint64_t>({l, l + 1, r.n()});
   uint64_t* data = out.mutable_data();
   released([&] { r.decompose(in.data(), l, data); });
@@ -247,7 +263,7 @@ py::array key_product(const Rns& r, py::object digits, py::object key, py::objec
   const size_t l = limbs_of(r, digits, "digits", 1) - 1;
   const Rows<uint64_t> in(digits, "digits", {l, l + 1, r.n()});
   const Rows<uint64_t> k(key, "key", {2, r.count(), r.n()});
-  if (in.rows() != 1) throw py::value_error("digits must have three axes");
+  if (!in.single()) throw py::value_error("digits must have three axes");
   if (k.shape({}).size() != 1 || k.rows() < l)
     throw py::value_error("key must have four axes, and a row a digit");
   auto out = output<uint64_t>({2, l + 1, r.n()});
@@ -283,7 +299,13 @@ py::array multiply_sum(const Rns& r, py::object x, py::object y, py::object basi
 }
 
 double scale_of(py::object scale) {
-  const double s = py::cast<double>(scale);
+  const double s = PyFloat_AsDouble(scale.ptr());
+  if (PyErr_Occurred()) {
+    const bool large = PyErr_ExceptionMatches(PyExc_OverflowError) != 0;
+    PyErr_Clear();
+    if (!large) throw py::type_error("scale must be a number");
+    throw py::value_error("scale must be above 0 and below 2^120");
+  }
   if (!(s > 0 && s < 0x1p120)) throw py::value_error("scale must be above 0 and below 2^120");
   return s;
 }
@@ -313,7 +335,10 @@ std::unique_ptr<Rns> make(py::object n, py::object primes) {
   const size_t degree = integer(n, "n", 1024, 65536);
   if (!py::isinstance<py::sequence>(primes)) throw py::type_error("primes must be a sequence of integers");
   std::vector<uint64_t> found;
-  for (py::handle item : primes) found.push_back(integer(item, "primes", 2, (uint64_t{1} << 61) - 1));
+  for (py::handle item : primes) {
+    if (found.size() == Rns::kMostPrimes) throw py::value_error("there must be 1 to 64 primes");
+    found.push_back(integer(item, "primes", 2, (uint64_t{1} << 61) - 1));
+  }
   py::gil_scoped_release release;
   return std::make_unique<Rns>(degree, found);
 }

@@ -2,7 +2,9 @@
 //
 // A polynomial with real coefficients is known by its values at the primitive 2n-th roots of unity w^(3^i), i
 // below n/2; at their conjugates it has the conjugate values. The transform is the NTT's with complex
-// numbers.
+// numbers, of which the first layer is for free and one half of the rest enough: c mod X^(n/2) - i has the
+// coefficients c_k + i c_(k + n/2), and its roots are the w^e with e = 1 mod 4, which is 3^i for even i and
+// -3^i for odd i.
 #include <algorithm>
 #include <cmath>
 
@@ -22,11 +24,10 @@ void Rns::make_embedding() const {
       roots_[reverse_bits(static_cast<uint32_t>(k), log_n_)] = {std::cos(angle), std::sin(angle)};
     }
     slot_at_.resize(n_ / 2);
-    conjugate_at_.resize(n_ / 2);
     uint64_t exponent = 1;
     for (size_t i = 0; i < n_ / 2; ++i) {
-      slot_at_[i] = reverse_bits(static_cast<uint32_t>((exponent - 1) / 2), log_n_);
-      conjugate_at_[i] = reverse_bits(static_cast<uint32_t>((2 * n_ - exponent - 1) / 2), log_n_);
+      const uint64_t at = i % 2 ? 2 * n_ - exponent : exponent;
+      slot_at_[i] = reverse_bits(static_cast<uint32_t>((at - 1) / 2), log_n_);
       exponent = exponent * 3 % (2 * n_);
     }
   });
@@ -39,9 +40,10 @@ inline Complex times(Complex a, Complex b) {
   return {a.real() * b.real() - a.imag() * b.imag(), a.real() * b.imag() + a.imag() * b.real()};
 }
 
+// a has n/2 values: the layers with m blocks of 2t each, of which the first half is here.
 void forward(Complex* a, size_t n, const std::vector<Complex>& roots) {
-  for (size_t m = 1, t = n / 2; m < n; m *= 2, t /= 2) {
-    for (size_t i = 0; i < m; ++i) {
+  for (size_t m = 2, t = n / 4; t >= 1; m *= 2, t /= 2) {
+    for (size_t i = 0; i < m / 2; ++i) {
       const Complex w = roots[m + i];
       Complex *x = a + 2 * i * t, *y = x + t;
       for (size_t j = 0; j < t; ++j) {
@@ -54,8 +56,8 @@ void forward(Complex* a, size_t n, const std::vector<Complex>& roots) {
 }
 
 void backward(Complex* a, size_t n, const std::vector<Complex>& roots) {
-  for (size_t m = n / 2, t = 1; m >= 1; m /= 2, t *= 2) {
-    for (size_t i = 0; i < m; ++i) {
+  for (size_t m = n / 2, t = 1; m >= 2; m /= 2, t *= 2) {
+    for (size_t i = 0; i < m / 2; ++i) {
       const Complex w = std::conj(roots[m + i]);
       Complex *x = a + 2 * i * t, *y = x + t;
       for (size_t j = 0; j < t; ++j) {
@@ -72,38 +74,28 @@ void backward(Complex* a, size_t n, const std::vector<Complex>& roots) {
 bool Rns::encode(const Complex* slots, double scale, uint64_t* out, size_t rows, const Basis& basis) const {
   make_embedding();
   const bool quick = fast();
-  const size_t l = basis.size();
+  const size_t l = basis.size(), half = n_ / 2;
+  const double factor = scale / static_cast<double>(half);
   std::vector<char> fits(rows, 1);
   parallel_for(rows, 1, [&](size_t begin, size_t end) {
-    std::vector<Complex> values(n_);
-    std::vector<int64_t> integers(n_);
+    std::vector<Complex> values(half);
+    std::vector<double> integers(n_);
     for (size_t r = begin; r < end; ++r) {
-      for (size_t i = 0; i < n_ / 2; ++i) {
-        const Complex z = slots[r * (n_ / 2) + i];
-        values[slot_at_[i]] = z;
-        values[conjugate_at_[i]] = std::conj(z);
+      for (size_t i = 0; i < half; ++i) {
+        const Complex z = slots[r * half + i];
+        values[slot_at_[i]] = i % 2 ? std::conj(z) : z;
       }
       backward(values.data(), n_, roots_);
-      const double factor = scale / static_cast<double>(n_);
-      for (size_t i = 0; i < n_; ++i) {
-        const double c = std::nearbyint(values[i].real() * factor);
-        if (!(std::fabs(c) < 0x1p62)) {  // also where it is no number
-          fits[r] = 0;
-          break;
-        }
-        integers[i] = static_cast<int64_t>(c);
+      bool good = true;
+      for (size_t i = 0; i < half; ++i) {
+        integers[i] = std::nearbyint(values[i].real() * factor);
+        integers[half + i] = std::nearbyint(values[i].imag() * factor);
+        // Not so where it is no number, either.
+        good = good && std::fabs(integers[i]) < 0x1p62 && std::fabs(integers[half + i]) < 0x1p62;
       }
-      if (!fits[r]) continue;
-      for (size_t k = 0; k < l; ++k) {
-        const Prime& p = primes_[basis[k]];
-        uint64_t* to = out + (r * l + k) * n_;
-        for (size_t i = 0; i < n_; ++i) {
-          const int64_t x = integers[i];
-          const uint64_t sign = -static_cast<uint64_t>(x < 0);
-          const uint64_t m = reduce((static_cast<uint64_t>(x) ^ sign) - sign, p);
-          to[i] = (m & ~sign) | (rns::sub(0, m, p.q) & sign);
-        }
-        rns::ntt(to, n_, p, quick);
+      fits[r] = good;
+      for (size_t k = 0; good && k < l; ++k) {
+        ntt_integers(integers.data(), out + (r * l + k) * n_, n_, primes_[basis[k]], quick);
       }
     }
   });
@@ -112,12 +104,17 @@ bool Rns::encode(const Complex* slots, double scale, uint64_t* out, size_t rows,
 
 void Rns::decode(const double* coefficients, double scale, Complex* slots, size_t rows) const {
   make_embedding();
+  const size_t half = n_ / 2;
   parallel_for(rows, 1, [&](size_t begin, size_t end) {
-    std::vector<Complex> values(n_);
+    std::vector<Complex> values(half);
     for (size_t r = begin; r < end; ++r) {
-      for (size_t i = 0; i < n_; ++i) values[i] = coefficients[r * n_ + i];
+      const double* c = coefficients + r * n_;
+      for (size_t i = 0; i < half; ++i) values[i] = {c[i], c[half + i]};
       forward(values.data(), n_, roots_);
-      for (size_t i = 0; i < n_ / 2; ++i) slots[r * (n_ / 2) + i] = values[slot_at_[i]] / scale;
+      for (size_t i = 0; i < half; ++i) {
+        const Complex z = values[slot_at_[i]] / scale;
+        slots[r * half + i] = i % 2 ? std::conj(z) : z;
+      }
     }
   });
 }

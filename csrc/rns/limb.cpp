@@ -1,5 +1,6 @@
 #include "rns/limb.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "dispatch.h"
@@ -56,16 +57,27 @@ void intt_portable(uint64_t* a, size_t n, const Prime& p) {
 }
 
 void multiply_sum_portable(const Sum& s, uint64_t* const out[2], size_t n, const Prime& p) {
-  for (int c = 0; c < 2; ++c) {
-    if (out[c] == nullptr) continue;
+  std::fill_n(out[0], n, 0);
+  std::fill_n(out[1], n, 0);
+  for (size_t k = 0; k < s.count; ++k) {
+    const uint64_t *x = s.x + k * s.step, *y = s.y + k * s.step, *shared = s.shared + k * s.shared_step;
     for (size_t i = 0; i < n; ++i) {
-      const size_t at = s.order ? s.order[i] : i;
-      uint64_t total = 0;
-      for (size_t k = 0; k < s.count; ++k) {
-        total = add(total, mul(s.x[c][k * s.x_step + at], s.y[c][k * s.y_step + i], p), p.q);
-      }
-      out[c][i] = total;
+      const uint64_t factor = shared[s.order ? s.order[i] : i];
+      out[0][i] = add(out[0][i], mul(x[i], factor, p), p.q);
+      out[1][i] = add(out[1][i], mul(y[i], factor, p), p.q);
     }
+  }
+}
+
+// Adds from/2, reduces and subtracts from/2: no branch on the value.
+void centre(const uint64_t* r, uint64_t from, uint64_t* out, size_t n, const Prime& p) {
+  const uint64_t half = from / 2, back = half % p.q;
+  const bool close = from < 2 * p.q;
+  for (size_t j = 0; j < n; ++j) {
+    uint64_t v = r[j] + half;
+    v -= from & -static_cast<uint64_t>(v >= from);
+    v = close ? v - (p.q & -static_cast<uint64_t>(v >= p.q)) : reduce(v, p);
+    out[j] = sub(v, back, p.q);
   }
 }
 
@@ -79,12 +91,12 @@ void multiply_sum_portable(const Sum& s, uint64_t* const out[2], size_t n, const
 // where |x| <= B q and |y| <= q/2, |r| <= (1/2 + 3B/16) q; where |x|, |y| <= q, |r| <= 7/8 q.
 
 struct Modulus {
-  __m256d q, inverse, half, magic;
+  __m256d q, inverse, magic;
 };
 
 PRIVINFER_TARGET_FMA inline Modulus modulus(uint64_t q) {
   const double d = static_cast<double>(q);
-  return {_mm256_set1_pd(d), _mm256_set1_pd(1.0 / d), _mm256_set1_pd(d / 2), _mm256_set1_pd(0x1p52)};
+  return {_mm256_set1_pd(d), _mm256_set1_pd(1.0 / d), _mm256_set1_pd(0x1p52)};
 }
 
 constexpr double kGrowth = 1.25, kReduced = 0.51;
@@ -97,7 +109,8 @@ PRIVINFER_TARGET_FMA inline __m256d times(__m256d x, __m256d y, const Modulus& m
   return _mm256_add_pd(_mm256_fnmadd_pd(c, m.q, h), l);
 }
 
-// |x| <= 2^52 to |x| <= q/2 (and a last place).
+// To |x| <= q/2, and one for |x| <= 2^52. An integer up to 2^62 (a double, so with zeros at its end) comes
+// out below q: c is off by 2^-52 2^62 / q more, which is half of one at most, for q is above 2^11.
 PRIVINFER_TARGET_FMA inline __m256d reduced(__m256d x, const Modulus& m) {
   const __m256d c = _mm256_round_pd(_mm256_mul_pd(x, m.inverse), kNearest);
   return _mm256_fnmadd_pd(c, m.q, x);
@@ -109,11 +122,34 @@ PRIVINFER_TARGET_FMA inline __m256d load(const uint64_t* a, const Modulus& m) {
   return _mm256_sub_pd(_mm256_or_pd(_mm256_castsi256_pd(v), m.magic), m.magic);
 }
 
-PRIVINFER_TARGET_FMA inline __m256d gather(const uint64_t* a, const uint32_t* order, const Modulus& m) {
-  const __m128i at = _mm_loadu_si128(reinterpret_cast<const __m128i*>(order));
-  const __m256i v = _mm256_i32gather_epi64(reinterpret_cast<const long long*>(a), at, 8);
-  return _mm256_sub_pd(_mm256_or_pd(_mm256_castsi256_pd(v), m.magic), m.magic);
-}
+// What a transform starts from, four coefficients at j, within q.
+struct Canonical {
+  const uint64_t* a;
+  PRIVINFER_TARGET_FMA __m256d operator()(size_t j, const Modulus& m) const { return load(a + j, m); }
+};
+
+struct Centred {
+  const uint64_t* r;
+  __m256d from, half;
+  bool close;  // from < 2q, and so from/2 < q
+  PRIVINFER_TARGET_FMA Centred(const uint64_t* residues, uint64_t modulus, uint64_t q)
+      : r(residues),
+        from(_mm256_set1_pd(static_cast<double>(modulus))),
+        half(_mm256_set1_pd(static_cast<double>(modulus / 2))),
+        close(modulus < 2 * q) {}
+  PRIVINFER_TARGET_FMA __m256d operator()(size_t j, const Modulus& m) const {
+    __m256d x = load(r + j, m);
+    x = _mm256_sub_pd(x, _mm256_and_pd(_mm256_cmp_pd(x, half, _CMP_GT_OQ), from));
+    return close ? x : reduced(x, m);
+  }
+};
+
+struct Integers {
+  const double* v;
+  PRIVINFER_TARGET_FMA __m256d operator()(size_t j, const Modulus& m) const {
+    return reduced(_mm256_loadu_pd(v + j), m);
+  }
+};
 
 // |x| < q to canonical.
 PRIVINFER_TARGET_FMA inline void store(uint64_t* a, __m256d x, const Modulus& m) {
@@ -156,7 +192,8 @@ PRIVINFER_TARGET_FMA inline void forward(__m256d* x, __m256d* y, __m256d w, bool
   *y = _mm256_sub_pd(u, v);
 }
 
-PRIVINFER_TARGET_FMA void ntt_vector(uint64_t* a, size_t n, const Prime& p) {
+template <class Start>
+PRIVINFER_TARGET_FMA void ntt_vector(const Start& start, uint64_t* out, size_t n, const Prime& p) {
   const Modulus m = modulus(p.q);
   double* d = scratch(n);
   const double* roots = p.wide_root.data();
@@ -178,7 +215,7 @@ PRIVINFER_TARGET_FMA void ntt_vector(uint64_t* a, size_t n, const Prime& p) {
       for (size_t j = base; j < base + h; j += 4) {
         __m256d x0, x1, x2, x3;
         if (first) {
-          x0 = load(a + j, m), x1 = load(a + j + h, m), x2 = load(a + j + t, m), x3 = load(a + j + t + h, m);
+          x0 = start(j, m), x1 = start(j + h, m), x2 = start(j + t, m), x3 = start(j + t + h, m);
         } else {
           x0 = _mm256_loadu_pd(d + j), x1 = _mm256_loadu_pd(d + j + h);
           x2 = _mm256_loadu_pd(d + j + t), x3 = _mm256_loadu_pd(d + j + t + h);
@@ -220,8 +257,8 @@ PRIVINFER_TARGET_FMA void ntt_vector(uint64_t* a, size_t n, const Prime& p) {
     pair1(&x, &y);  // a0 a4 a2 a6 | a1 a5 a3 a7
     forward(&x, &y, roots1(roots + n / 2 + 4 * i), reduce_two, m);
     pair1(&x, &y);
-    store(a + 8 * i, reduced(x, m), m);
-    store(a + 8 * i + 4, reduced(y, m), m);
+    store(out + 8 * i, reduced(x, m), m);
+    store(out + 8 * i + 4, reduced(y, m), m);
   }
 }
 
@@ -233,7 +270,7 @@ PRIVINFER_TARGET_FMA inline void backward(__m256d* x, __m256d* y, __m256d w, boo
   *y = times(_mm256_sub_pd(u, v), w, m);
 }
 
-PRIVINFER_TARGET_FMA void intt_vector(uint64_t* a, size_t n, const Prime& p) {
+PRIVINFER_TARGET_FMA void intt_vector(const uint64_t* a, uint64_t* out, size_t n, const Prime& p) {
   const Modulus m = modulus(p.q);
   double* d = scratch(n);
   const double* roots = p.wide_inverse_root.data();
@@ -279,12 +316,12 @@ PRIVINFER_TARGET_FMA void intt_vector(uint64_t* a, size_t n, const Prime& p) {
     for (size_t j = 0; j < n / 2; j += 4) {
       __m256d x = _mm256_loadu_pd(d + j), y = _mm256_loadu_pd(d + j + n / 2);
       backward(&x, &y, w, false, m);
-      store(a + j, times(x, scale, m), m);
-      store(a + j + n / 2, times(y, scale, m), m);
+      store(out + j, times(x, scale, m), m);
+      store(out + j + n / 2, times(y, scale, m), m);
     }
     return;
   }
-  for (size_t j = 0; j < n; j += 4) store(a + j, times(_mm256_loadu_pd(d + j), scale, m), m);
+  for (size_t j = 0; j < n; j += 4) store(out + j, times(_mm256_loadu_pd(d + j), scale, m), m);
 }
 
 // Residues are below 2^50: the sign of a difference says whether the prime has to be added back.
@@ -334,34 +371,71 @@ PRIVINFER_TARGET_FMA void sub_scale_vector(const uint64_t* a, const uint64_t* r,
   }
 }
 
-// Partial sums of up to three products, each within q, and a remainder of q/2 stay below 4q < 2^52.
-PRIVINFER_TARGET_FMA void multiply_sum_vector(const Sum& s, uint64_t* const out[2], size_t n,
-                                              const Prime& p) {
-  const Modulus m = modulus(p.q);
-  const bool two = out[1] != nullptr;
-  const bool same_x = s.x[0] == s.x[1];
-  const bool same_y = s.y[0] == s.y[1];
-  for (size_t i = 0; i < n; i += 4) {
-    __m256d first = _mm256_setzero_pd(), second = first;
-    for (size_t k = 0; k < s.count; ++k) {
-      const uint64_t* x0 = s.x[0] + k * s.x_step;
-      const uint64_t* y0 = s.y[0] + k * s.y_step;
-      const __m256d x = s.order ? gather(x0, s.order + i, m) : load(x0 + i, m);
-      const __m256d y = load(y0 + i, m);
-      first = _mm256_add_pd(first, times(x, y, m));
-      if (two) {
-        const uint64_t* x1 = s.x[1] + k * s.x_step;
-        const __m256d u = same_x ? x : s.order ? gather(x1, s.order + i, m) : load(x1 + i, m);
-        const __m256d v = same_y ? y : load(s.y[1] + k * s.y_step + i, m);
-        second = _mm256_add_pd(second, times(u, v, m));
+// Positions under an automorphism, four at a time. Four aligned positions hold the values at w^e, -w^e, i w^e
+// and -i w^e; their images again lie in four aligned ones, in an order that follows from where the first
+// goes.
+class Permuted {
+ public:
+  PRIVINFER_TARGET_FMA explicit Permuted(const uint32_t* order) : order_(order) {
+    constexpr uint32_t kTurns[4] = {0, 2, 1, 3};  // quarter turns of the four, and who has made how many
+    const uint32_t turn = (kTurns[order[2] & 3] - kTurns[order[0] & 3]) & 3;  // the element modulo 4
+    for (uint32_t first = 0; first < 4; ++first) {
+      alignas(32) uint32_t words[8];
+      for (uint32_t k = 0; k < 4; ++k) {
+        const uint32_t from = kTurns[(kTurns[first] + turn * kTurns[k]) & 3];
+        words[2 * k] = 2 * from;
+        words[2 * k + 1] = 2 * from + 1;
       }
-      if (k % 3 == 2) {
-        first = reduced(first, m);
-        second = reduced(second, m);
+      words_[first] = _mm256_load_si256(reinterpret_cast<const __m256i*>(words));
+    }
+  }
+  PRIVINFER_TARGET_FMA __m256d operator()(const uint64_t* a, size_t i, const Modulus& m) const {
+    const uint32_t first = order_[i];
+    const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a + (first & ~3u)));
+    const __m256i moved = _mm256_permutevar8x32_epi32(v, words_[first & 3]);
+    return _mm256_sub_pd(_mm256_or_pd(_mm256_castsi256_pd(moved), m.magic), m.magic);
+  }
+
+ private:
+  const uint32_t* order_;
+  __m256i words_[4];
+};
+
+struct InPlace {
+  PRIVINFER_TARGET_FMA __m256d operator()(const uint64_t* a, size_t i, const Modulus& m) const {
+    return load(a + i, m);
+  }
+};
+
+// Term after term over a piece of which the sums stay in the first cache: many terms at once would be as many
+// streams a power of two apart. Sums of three products, each within 7/8 q, and a remainder of q/2 stay below
+// 4q.
+template <class Order>
+PRIVINFER_TARGET_FMA void multiply_sum_vector(const Sum& s, const Order& shared_at, uint64_t* const out[2],
+                                              size_t n, const Prime& p) {
+  constexpr size_t kPiece = 512;
+  const Modulus m = modulus(p.q);
+  alignas(32) double first[kPiece], second[kPiece];
+  for (size_t begin = 0; begin < n; begin += kPiece) {
+    const size_t size = std::min(kPiece, n - begin);
+    std::fill_n(first, size, 0.0);
+    std::fill_n(second, size, 0.0);
+    for (size_t k = 0; k < s.count; ++k) {
+      const uint64_t *x = s.x + k * s.step + begin, *y = s.y + k * s.step + begin;
+      const uint64_t* shared = s.shared + k * s.shared_step;
+      const bool reduce = k % 3 == 2;
+      for (size_t i = 0; i < size; i += 4) {
+        const __m256d factor = shared_at(shared, begin + i, m);
+        const __m256d a = _mm256_add_pd(_mm256_load_pd(first + i), times(load(x + i, m), factor, m));
+        const __m256d b = _mm256_add_pd(_mm256_load_pd(second + i), times(load(y + i, m), factor, m));
+        _mm256_store_pd(first + i, reduce ? reduced(a, m) : a);
+        _mm256_store_pd(second + i, reduce ? reduced(b, m) : b);
       }
     }
-    store(out[0] + i, reduced(first, m), m);
-    if (two) store(out[1] + i, reduced(second, m), m);
+    for (size_t i = 0; i < size; i += 4) {
+      store(out[0] + begin + i, reduced(_mm256_load_pd(first + i), m), m);
+      store(out[1] + begin + i, reduced(_mm256_load_pd(second + i), m), m);
+    }
   }
 }
 
@@ -369,20 +443,40 @@ PRIVINFER_TARGET_FMA void multiply_sum_vector(const Sum& s, uint64_t* const out[
 
 }  // namespace
 
-void ntt(uint64_t* a, size_t n, const Prime& p, bool fast) {
+void ntt(const uint64_t* a, uint64_t* out, size_t n, const Prime& p, bool fast) {
 #ifdef PRIVINFER_X86
-  if (fast) return ntt_vector(a, n, p);
+  if (fast) return ntt_vector(Canonical{a}, out, n, p);
 #endif
   (void)fast;
-  ntt_portable(a, n, p);
+  if (a != out) std::copy_n(a, n, out);
+  ntt_portable(out, n, p);
 }
 
-void intt(uint64_t* a, size_t n, const Prime& p, bool fast) {
+void ntt_centred(const uint64_t* r, uint64_t from, uint64_t* out, size_t n, const Prime& p, bool fast) {
 #ifdef PRIVINFER_X86
-  if (fast) return intt_vector(a, n, p);
+  if (fast) return ntt_vector(Centred(r, from, p.q), out, n, p);
 #endif
   (void)fast;
-  intt_portable(a, n, p);
+  centre(r, from, out, n, p);
+  ntt_portable(out, n, p);
+}
+
+void ntt_integers(const double* v, uint64_t* out, size_t n, const Prime& p, bool fast) {
+#ifdef PRIVINFER_X86
+  if (fast) return ntt_vector(Integers{v}, out, n, p);
+#endif
+  (void)fast;
+  for (size_t j = 0; j < n; ++j) out[j] = residue(static_cast<int64_t>(v[j]), p);
+  ntt_portable(out, n, p);
+}
+
+void intt(const uint64_t* a, uint64_t* out, size_t n, const Prime& p, bool fast) {
+#ifdef PRIVINFER_X86
+  if (fast) return intt_vector(a, out, n, p);
+#endif
+  (void)fast;
+  if (a != out) std::copy_n(a, n, out);
+  intt_portable(out, n, p);
 }
 
 void add(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p, bool fast) {
@@ -420,7 +514,8 @@ void scale(const uint64_t* a, uint64_t w, uint64_t* out, size_t n, const Prime& 
 
 void multiply_sum(const Sum& sum, uint64_t* const out[2], size_t n, const Prime& p, bool fast) {
 #ifdef PRIVINFER_X86
-  if (fast) return multiply_sum_vector(sum, out, n, p);
+  if (fast && sum.order) return multiply_sum_vector(sum, Permuted(sum.order), out, n, p);
+  if (fast) return multiply_sum_vector(sum, InPlace(), out, n, p);
 #endif
   (void)fast;
   multiply_sum_portable(sum, out, n, p);
@@ -434,18 +529,6 @@ void sub_scale(const uint64_t* a, const uint64_t* r, uint64_t w, uint64_t* out, 
   (void)fast;
   const uint64_t ws = shoup(w, p.q);
   for (size_t j = 0; j < n; ++j) out[j] = mul_shoup(sub(a[j], r[j], p.q), w, ws, p.q);
-}
-
-void centre(const uint64_t* r, uint64_t from, uint64_t* out, size_t n, const Prime& p) {
-  // Add from/2, reduce, subtract from/2: no branch on the value.
-  const uint64_t half = from / 2, back = half % p.q;
-  const bool close = from < 2 * p.q;
-  for (size_t j = 0; j < n; ++j) {
-    uint64_t v = r[j] + half;
-    v -= from & -static_cast<uint64_t>(v >= from);
-    v = close ? v - (p.q & -static_cast<uint64_t>(v >= p.q)) : v % p.q;
-    out[j] = sub(v, back, p.q);
-  }
 }
 
 }  // namespace privinfer::rns

@@ -6,10 +6,9 @@ namespace privinfer::rns {
 
 Prime::Prime(uint64_t modulus) : q(modulus) {
   const u128 all = ~static_cast<u128>(0);
-  u128 quotient = all / q;  // floor((2^128 - 1) / q) = floor(2^128 / q), for q is no power of two
+  const u128 quotient = all / q;  // floor((2^128 - 1) / q) = floor(2^128 / q), for q is no power of two
   ratio[0] = static_cast<uint64_t>(quotient);
   ratio[1] = static_cast<uint64_t>(quotient >> 64);
-  two64 = static_cast<uint64_t>((static_cast<u128>(1) << 64) % q);
 }
 
 uint64_t power(uint64_t base, uint64_t exponent, const Prime& p) {

@@ -1,7 +1,7 @@
 // Prime: one prime of an RNS basis with everything its arithmetic needs; scalar operations of the portable
 // path.
 //
-// Residues are canonical, [0, q), wherever two files meet. q < 2^61 here; the vector path (vector.h) takes q
+// Residues are canonical, [0, q), wherever two files meet. q < 2^61 here; the vector path (limb.cpp) takes q
 // < 2^50.
 #pragma once
 
@@ -16,7 +16,6 @@ using u128 = unsigned __int128;
 struct Prime {
   uint64_t q = 0;
   uint64_t ratio[2] = {0, 0};  // floor(2^128 / q), low word first
-  uint64_t two64 = 0;          // 2^64 mod q
 
   // Powers of the smallest primitive 2n-th root, bit-reversed, and of its inverse; Shoup quotients floor(w
   // 2^64 / q).
@@ -30,16 +29,27 @@ struct Prime {
   explicit Prime(uint64_t q);
 };
 
-// Any 128-bit z; result in [0, q). Barrett with a 128-bit quotient estimate, off by one at most.
-inline uint64_t reduce(u128 z, const Prime& p) {
+// Any 128-bit z: floor(z / q) mod 2^64 or one less, by Barrett: floor(z ratio / 2^128), and z / q is less
+// than one above z ratio / 2^128.
+inline uint64_t quotient(u128 z, const Prime& p) {
   const uint64_t lo = static_cast<uint64_t>(z), hi = static_cast<uint64_t>(z >> 64);
   const uint64_t carry = static_cast<uint64_t>((static_cast<u128>(lo) * p.ratio[0]) >> 64);
   const u128 a = static_cast<u128>(lo) * p.ratio[1] + carry;
   const u128 b = static_cast<u128>(hi) * p.ratio[0] + static_cast<uint64_t>(a);
-  const uint64_t quotient = hi * p.ratio[1] + static_cast<uint64_t>(a >> 64) + static_cast<uint64_t>(b >> 64);
-  uint64_t r = lo - quotient * p.q;
-  r -= p.q & -static_cast<uint64_t>(r >= p.q);
+  return hi * p.ratio[1] + static_cast<uint64_t>(a >> 64) + static_cast<uint64_t>(b >> 64);
+}
+
+// Any 128-bit z; result in [0, q).
+inline uint64_t reduce(u128 z, const Prime& p) {
+  const uint64_t r = static_cast<uint64_t>(z) - quotient(z, p) * p.q;
   return r - (p.q & -static_cast<uint64_t>(r >= p.q));
+}
+
+// round(z / q) mod 2^64, halves up; z below 2^128 - q.
+inline uint64_t rounded_quotient(u128 z, const Prime& p) {
+  z += p.q / 2;
+  const uint64_t found = quotient(z, p);
+  return found + static_cast<uint64_t>(static_cast<uint64_t>(z) - found * p.q >= p.q);
 }
 
 // Factors below 2^64 each whose product is below 2^128: always.
@@ -52,6 +62,18 @@ inline uint64_t add(uint64_t a, uint64_t b, uint64_t q) {
 }
 inline uint64_t sub(uint64_t a, uint64_t b, uint64_t q) {
   return a - b + (q & -static_cast<uint64_t>(a < b));
+}
+
+// Any signed number, in 64 and in 128 bits; result in [0, q).
+inline uint64_t residue(int64_t v, const Prime& p) {
+  const uint64_t sign = -static_cast<uint64_t>(v < 0);
+  const uint64_t r = reduce((static_cast<uint64_t>(v) ^ sign) - sign, p);
+  return (r & ~sign) | (sub(0, r, p.q) & sign);
+}
+inline uint64_t residue_wide(u128 v, const Prime& p) {
+  const u128 sign = -(v >> 127);
+  const uint64_t r = reduce((v ^ sign) - sign, p), negative = static_cast<uint64_t>(sign);
+  return (r & ~negative) | (sub(0, r, p.q) & negative);
 }
 
 // Any a below 2^64; w in [0, q); result in [0, q).

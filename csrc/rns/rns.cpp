@@ -1,6 +1,7 @@
 #include "rns/rns.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <stdexcept>
 
@@ -15,7 +16,8 @@ Rns::Rns(size_t n, const std::vector<uint64_t>& primes) : n_(n), log_n_(0) {
   if (n < 1024 || n > 65536 || (size_t{1} << log_n_) != n) {
     throw std::invalid_argument("n must be a power of two in 1024..65536");
   }
-  if (primes.empty() || primes.size() > 64) throw std::invalid_argument("there must be 1 to 64 primes");
+  if (primes.empty() || primes.size() > kMostPrimes)
+    throw std::invalid_argument("there must be 1 to 64 primes");
   for (uint64_t q : primes) {
     if (std::count(primes.begin(), primes.end(), q) != 1)
       throw std::invalid_argument("primes must be distinct");
@@ -32,15 +34,15 @@ Rns::Rns(size_t n, const std::vector<uint64_t>& primes) : n_(n), log_n_(0) {
 
 bool Rns::fast() const { return narrow_ && vector_path(); }
 
-void Rns::ntt(uint64_t* a, size_t rows, const Basis& basis, bool inverse) const {
+void Rns::ntt(const uint64_t* a, uint64_t* out, size_t rows, const Basis& basis, bool inverse) const {
   const bool quick = fast();
   parallel_for(rows * basis.size(), 1, [&](size_t begin, size_t end) {
     for (size_t k = begin; k < end; ++k) {
       const Prime& p = primes_[basis[k % basis.size()]];
       if (inverse) {
-        intt(a + k * n_, n_, p, quick);
+        intt(a + k * n_, out + k * n_, n_, p, quick);
       } else {
-        rns::ntt(a + k * n_, n_, p, quick);
+        rns::ntt(a + k * n_, out + k * n_, n_, p, quick);
       }
     }
   });
@@ -77,7 +79,7 @@ void Rns::scale(const uint64_t* a, const uint64_t* scalars, uint64_t* out, size_
 namespace {
 
 // `sizes` has every bit that a magnitude (of a negative x: of ~x) has. Errors and keys are far below every
-// prime.
+// prime; the time tells that they are, and no more.
 void lift_row(const int64_t* v, uint64_t sizes, uint64_t* out, size_t n, const Prime& p) {
   if (sizes < p.q / 2) {
     for (size_t i = 0; i < n; ++i) {
@@ -85,11 +87,7 @@ void lift_row(const int64_t* v, uint64_t sizes, uint64_t* out, size_t n, const P
     }
     return;
   }
-  for (size_t i = 0; i < n; ++i) {
-    const uint64_t sign = static_cast<uint64_t>(v[i] >> 63);
-    const uint64_t m = reduce((static_cast<uint64_t>(v[i]) ^ sign) - sign, p);
-    out[i] = (m & ~sign) | (sub(0, m, p.q) & sign);
-  }
+  for (size_t i = 0; i < n; ++i) out[i] = residue(v[i], p);
 }
 
 }  // namespace
@@ -136,11 +134,7 @@ void Rns::lift_wide(const uint64_t* words, uint64_t* out, size_t rows, const Bas
       const uint64_t* from = words + at / l * 2 * n_;
       uint64_t* to = out + at * n_;
       for (size_t i = 0; i < n_; ++i) {
-        const u128 x = (static_cast<u128>(from[2 * i + 1]) << 64) | from[2 * i];
-        const u128 sign = -static_cast<u128>(x >> 127);
-        const uint64_t m = reduce((x ^ sign) - sign, p);
-        const uint64_t negative = static_cast<uint64_t>(sign);
-        to[i] = (m & ~negative) | (sub(0, m, p.q) & negative);
+        to[i] = residue_wide((static_cast<u128>(from[2 * i + 1]) << 64) | from[2 * i], p);
       }
     }
   });
@@ -191,16 +185,18 @@ bool Rns::compose(const uint64_t* a, uint64_t* words, size_t rows, const Basis& 
   }
   Wide half = radix[l];  // floor(Q / 2)
   for (int k = 0; k < 5; ++k) half.w[k] = (half.w[k] >> 1) | (k < 4 ? half.w[k + 1] << 63 : 0);
-  bool fits = true;
-  for (size_t r = 0; r < rows; ++r) {
-    for (size_t i = 0; i < n_; ++i) {
+  const size_t blocks = n_ / block();
+  std::atomic<bool> fits{true};
+  parallel_for(rows * blocks, 1, [&](size_t begin, size_t end) {
+    uint64_t odd = 0;  // words above 128 bits that are no sign
+    for (size_t at = begin * block(); at < end * block(); ++at) {
+      const size_t r = at / n_, i = at % n_;
       uint64_t v[4];
       Wide x;
       for (size_t k = 0; k < l; ++k) {
         const Prime& p = primes_[basis[k]];
         uint64_t known = 0;  // what the lower digits give modulo q_k, by Horner
-        for (size_t j = k; j-- > 0;)
-          known = rns::add(rns::mul(known, primes_[basis[j]].q, p), v[j] % p.q, p.q);
+        for (size_t j = k; j-- > 0;) known = reduce(static_cast<u128>(known) * primes_[basis[j]].q + v[j], p);
         v[k] = rns::mul(rns::sub(a[(r * l + k) * n_ + i], known, p.q), inverse[k], p);
         add_product(&x, radix[k], v[k]);
       }
@@ -210,11 +206,12 @@ bool Rns::compose(const uint64_t* a, uint64_t* words, size_t rows, const Basis& 
       for (int k = 0; k < 5; ++k) whole.w[k] = radix[l].w[k] & above;
       subtract(&x, whole);
       const uint64_t sign = -(x.w[1] >> 63);
-      fits = fits && x.w[2] == sign && x.w[3] == sign && x.w[4] == sign;
-      words[(r * n_ + i) * 2] = x.w[0];
-      words[(r * n_ + i) * 2 + 1] = x.w[1];
+      odd |= (x.w[2] ^ sign) | (x.w[3] ^ sign) | (x.w[4] ^ sign);
+      words[2 * at] = x.w[0];
+      words[2 * at + 1] = x.w[1];
     }
-  }
+    if (odd != 0) fits = false;
+  });
   return fits;
 }
 
@@ -237,7 +234,7 @@ void Rns::to_ring64(const uint64_t* a, uint64_t* out, size_t rows, const Basis& 
       for (size_t k = 0; k < l; ++k) {
         const Prime& p = primes_[basis[k]];
         const uint64_t y = rns::mul(a[(r * l + k) * n_ + i], factor[k], p);
-        total += static_cast<uint64_t>(((static_cast<u128>(y) << 64) + p.q / 2) / p.q);
+        total += rounded_quotient(static_cast<u128>(y) << 64, p);
       }
       out[r * n_ + i] = total;
     }
@@ -320,22 +317,18 @@ void Rns::wide_uniform(const uint8_t* key, uint64_t* words, size_t rows, int bit
 
 void Rns::decompose(const uint64_t* c, size_t l, uint64_t* digits) const {
   const bool quick = fast();
-  const size_t special = primes_.size() - 1;
+  std::vector<uint64_t> coefficients(l * n_);
   parallel_for(l, 1, [&](size_t begin, size_t end) {
-    std::vector<uint64_t> coefficients(n_);
     for (size_t j = begin; j < end; ++j) {
-      std::copy_n(c + j * n_, n_, coefficients.begin());
-      intt(coefficients.data(), n_, primes_[j], quick);
-      for (size_t k = 0; k <= l; ++k) {
-        uint64_t* to = digits + (j * (l + 1) + k) * n_;
-        if (k == j) {
-          std::copy_n(c + j * n_, n_, to);
-          continue;
-        }
-        const Prime& p = primes_[k == l ? special : k];
-        centre(coefficients.data(), primes_[j].q, to, n_, p);
-        rns::ntt(to, n_, p, quick);
-      }
+      intt(c + j * n_, coefficients.data() + j * n_, n_, primes_[j], quick);
+      std::copy_n(c + j * n_, n_, digits + (j * (l + 1) + j) * n_);
+    }
+  });
+  parallel_for(l * l, 1, [&](size_t begin, size_t end) {
+    for (size_t job = begin; job < end; ++job) {
+      const size_t j = job / l, k = job % l + (job % l >= j ? 1 : 0);  // all limbs but j
+      const Prime& p = primes_[k == l ? primes_.size() - 1 : k];
+      ntt_centred(coefficients.data() + j * n_, primes_[j].q, digits + (j * (l + 1) + k) * n_, n_, p, quick);
     }
   });
 }
@@ -345,19 +338,21 @@ void Rns::key_product(const uint64_t* digits, size_t l, const uint64_t* key, uin
   const bool quick = fast();
   const size_t all = primes_.size();
   const uint32_t* order = element == 1 ? nullptr : order_of(element);
-  parallel_for(l + 1, 1, [&](size_t begin, size_t end) {
-    for (size_t k = begin; k < end; ++k) {
-      const size_t at = k == l ? all - 1 : k;
+  const size_t blocks = n_ / block();
+  parallel_for((l + 1) * blocks, 1, [&](size_t begin, size_t end) {
+    for (size_t job = begin; job < end; ++job) {
+      const size_t k = job / blocks, at = job % blocks * block();
+      const size_t place = k == l ? all - 1 : k;
       Sum sum;
-      sum.x[0] = sum.x[1] = digits + k * n_;
-      sum.y[0] = key + at * n_;
-      sum.y[1] = key + (all + at) * n_;
-      sum.x_step = (l + 1) * n_;
-      sum.y_step = 2 * all * n_;
+      sum.x = key + place * n_ + at;
+      sum.y = key + (all + place) * n_ + at;
+      sum.shared = digits + k * n_ + (order ? 0 : at);
+      sum.step = 2 * all * n_;
+      sum.shared_step = (l + 1) * n_;
       sum.count = l;
-      sum.order = order;
-      uint64_t* const to[2] = {out + k * n_, out + (l + 1 + k) * n_};
-      rns::multiply_sum(sum, to, n_, primes_[at], quick);
+      sum.order = order ? order + at : nullptr;
+      uint64_t* const to[2] = {out + k * n_ + at, out + (l + 1 + k) * n_ + at};
+      rns::multiply_sum(sum, to, block(), primes_[place], quick);
     }
   });
 }
@@ -365,18 +360,17 @@ void Rns::key_product(const uint64_t* digits, size_t l, const uint64_t* key, uin
 void Rns::divide(const uint64_t* a, size_t rows, size_t l, size_t last, uint64_t* out) const {
   const bool quick = fast();
   const Prime& gone = primes_[last];
+  std::vector<uint64_t> inverse(l);
+  for (size_t k = 0; k < l; ++k) inverse[k] = power(gone.q % primes_[k].q, primes_[k].q - 2, primes_[k]);
   parallel_for(rows, 1, [&](size_t begin, size_t end) {
     std::vector<uint64_t> rest(n_), part(n_);
     for (size_t r = begin; r < end; ++r) {
       const uint64_t* from = a + r * (l + 1) * n_;
-      std::copy_n(from + l * n_, n_, rest.begin());
-      intt(rest.data(), n_, gone, quick);
+      intt(from + l * n_, rest.data(), n_, gone, quick);
       for (size_t k = 0; k < l; ++k) {
         const Prime& p = primes_[k];
-        centre(rest.data(), gone.q, part.data(), n_, p);
-        rns::ntt(part.data(), n_, p, quick);
-        const uint64_t inverse = power(gone.q % p.q, p.q - 2, p);
-        sub_scale(from + k * n_, part.data(), inverse, out + (r * l + k) * n_, n_, p, quick);
+        ntt_centred(rest.data(), gone.q, part.data(), n_, p, quick);
+        sub_scale(from + k * n_, part.data(), inverse[k], out + (r * l + k) * n_, n_, p, quick);
       }
     }
   });
@@ -394,21 +388,20 @@ void Rns::multiply_sum(const uint64_t* x, const uint64_t* y, size_t count, uint6
                        const Basis& basis) const {
   const bool quick = fast();
   const size_t l = basis.size();
-  // Blocks of a limb, so that two threads share even one limb, and what they add up stays in the cache.
-  const size_t block = std::min<size_t>(n_, 2048), blocks = n_ / block;
+  const size_t blocks = n_ / block();
   parallel_for(l * blocks, 1, [&](size_t begin, size_t end) {
     for (size_t job = begin; job < end; ++job) {
-      const size_t k = job / blocks, at = job % blocks * block;
+      const size_t k = job / blocks, at = job % blocks * block();
       Sum sum;
-      sum.x[0] = x + k * n_ + at;
-      sum.x[1] = x + (l + k) * n_ + at;
-      sum.y[0] = sum.y[1] = y + k * n_ + at;
-      sum.x_step = 2 * l * n_;
-      sum.y_step = l * n_;
+      sum.x = x + k * n_ + at;
+      sum.y = x + (l + k) * n_ + at;
+      sum.shared = y + k * n_ + at;
+      sum.step = 2 * l * n_;
+      sum.shared_step = l * n_;
       sum.count = count;
       sum.order = nullptr;
       uint64_t* const to[2] = {out + k * n_ + at, out + (l + k) * n_ + at};
-      rns::multiply_sum(sum, to, block, primes_[basis[k]], quick);
+      rns::multiply_sum(sum, to, block(), primes_[basis[k]], quick);
     }
   });
 }

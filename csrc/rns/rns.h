@@ -21,6 +21,8 @@ using Basis = std::vector<size_t>;
 
 class Rns {
  public:
+  static constexpr size_t kMostPrimes = 64;
+
   // Throws std::invalid_argument unless n is a power of two in 1024..65536 and the primes are distinct, = 1
   // mod 2n and below 2^61.
   Rns(size_t n, const std::vector<uint64_t>& primes);
@@ -30,8 +32,8 @@ class Rns {
   uint64_t prime(size_t k) const { return primes_[k].q; }
   bool fast() const;
 
-  // `rows` polynomials of basis.size() limbs; in place.
-  void ntt(uint64_t* a, size_t rows, const Basis& basis, bool inverse) const;
+  // `rows` polynomials of basis.size() limbs; out may be a.
+  void ntt(const uint64_t* a, uint64_t* out, size_t rows, const Basis& basis, bool inverse) const;
 
   // What::kAdd .. : out = a op b; b has one polynomial where `single`, which serves every row.
   enum class What { kAdd, kSub, kMul };
@@ -46,8 +48,8 @@ class Rns {
   // Signed coefficients to residues; words are signed 128-bit numbers, low word first.
   void lift(const int64_t* v, uint64_t* out, size_t rows, const Basis& basis) const;
   void lift_wide(const uint64_t* words, uint64_t* out, size_t rows, const Basis& basis) const;
-  // Coefficients modulo the product of at most four primes, centred, as signed 128-bit numbers. False where
-  // one does not fit.
+  // Coefficients modulo the product of at most four distinct primes, centred, as signed 128-bit numbers.
+  // False where one does not fit.
   bool compose(const uint64_t* a, uint64_t* words, size_t rows, const Basis& basis) const;
   // round(a 2^64 / Q) mod 2^64 of coefficients modulo the product Q: shares modulo Q to shares modulo 2^64,
   // off by one unit a limb at most.
@@ -79,6 +81,8 @@ class Rns {
   void decode(const double* coefficients, double scale, std::complex<double>* slots, size_t rows) const;
 
  private:
+  // Sums are shared out in blocks of a limb, so that threads are busy with few limbs too.
+  size_t block() const { return n_ < 2048 ? n_ : 2048; }
   const uint32_t* order_of(uint64_t element) const;
   void divide(const uint64_t* a, size_t rows, size_t l, size_t last, uint64_t* out) const;
   void make_embedding() const;
@@ -94,7 +98,7 @@ class Rns {
   // Roots of the embedding are made when they are first needed.
   mutable std::once_flag embedding_made_;
   mutable std::vector<std::complex<double>> roots_;
-  mutable std::vector<uint32_t> slot_at_, conjugate_at_;
+  mutable std::vector<uint32_t> slot_at_;
 };
 
 }  // namespace privinfer::rns
