@@ -34,6 +34,7 @@ KERNELS = "_kernels"  # compiled, imports nothing of ours
 PUBLIC = [
     "ConfigError",
     "ConsentError",
+    "Fragment",
     "InputError",
     "IntegrityError",
     "Model",
