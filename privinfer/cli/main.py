@@ -15,16 +15,20 @@ import typer
 
 from privinfer import __version__, insecure
 from privinfer.backends.base import Phase, Progress, Role
+from privinfer.backends.ckks.moving import check_at_home
 from privinfer.cli import demo as demo_command
 from privinfer.cli import fragment as fragment_command
 from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
 from privinfer.io.arrays import read_array
+from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.party import BACKENDS, Session, check_names
 from privinfer.runtime.store import Store
+from privinfer.session.fragment import Fragment
 from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest
+from privinfer.session.sealed import is_sealed
 
 app = typer.Typer(
     add_completion=False,
@@ -89,7 +93,10 @@ def party(
     model: Annotated[Path | None, typer.Option(help="ONNX file, for the model owner.")] = None,
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", metavar="NAME=FILE", help="An input: .npy, .npz or .csv."),
+        typer.Option("--input", metavar="NAME=FILE", help="An input: .npy, .npz, .csv or a fragment."),
+    ] = None,
+    fragment_key: Annotated[
+        Path | None, typer.Option(help="The owner's CKKS key, for fragments; NAME.ckks by default.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the receiver's outputs (.npy).")] = None,
     report: Annotated[Path | None, typer.Option(help="Write this party's report as JSON.")] = None,
@@ -103,7 +110,7 @@ def party(
     # an inference is spent once it has begun, so whatever could stop its end is looked at before
     check_writable(report)
     check_writable(output / "x" if output is not None else None, make=True)
-    own = {k: read_array(v) for k, v in pairs(inputs, "--input", InputError, "NAME=FILE").items()}
+    own = read_inputs(inputs, fragment_key or Path(f"{name}.ckks"))
     loaded = own_model(model, ranges, comparison_bits)
     mine = {k for k, owner in sealed.manifest.inputs.items() if owner == name}
     if set(own) != mine:
@@ -112,7 +119,8 @@ def party(
             f"{name} has to bring {', '.join(sorted(mine)) or 'no input'}, not {brought}",
             hint="name each of them once with --input NAME=FILE",
         )
-    key = identity or Path(f"{name}.key")
+    key = Identity.load(identity or Path(f"{name}.key"))
+    check_fragments_at_home(sealed, key, own, fragment_key)
     announce(sealed, name)
     with sealed.join(name, key, model=loaded, progress=teller(name), store=store) as member:
         result = member.run(own)
@@ -182,6 +190,28 @@ def own_model(model: Path | None, ranges: list[str] | None, comparison_bits: int
         if given is not None:
             raise ConfigError(f"{option} goes with --model", hint="only the model owner needs it")
     return None
+
+
+def read_inputs(given: list[str] | None, key: Path) -> dict[str, Any]:
+    """Arrays, and fragments, which `key` will open."""
+    found: dict[str, Any] = {}
+    for name, file in pairs(given, "--input", InputError, "NAME=FILE").items():
+        at_rest = Path(file).suffix == ".fragment" or is_sealed(file)
+        found[name] = Fragment(Path(file), key) if at_rest else read_array(file)
+    return found
+
+
+def check_fragments_at_home(
+    sealed: Session, identity: Identity, own: dict[str, Any], key: Path | None
+) -> None:
+    """Refuse fragments that fit no session of this party's, before the others are called."""
+    _, fragments = split(own)
+    if key is not None and not fragments:
+        raise ConfigError("--fragment-key goes with a fragment", hint="--input NAME=FILE.fragment")
+    if fragments:
+        check_fragments(sealed.manifest.backend, fragments, None)
+    for name, fragment in fragments.items():
+        check_at_home(fragment, identity, name)
 
 
 def announce(sealed: Session, name: str) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 from privinfer.graph import ir, reference
 from privinfer.graph.load import from_onnx
 from privinfer.graph.to_onnx import to_onnx
+from privinfer.session.manifest import Manifest, Party
+from tests.adversarial import stage
 
 SHAPES = {"xray": (1, 4, 4), "dna": (5,), "blood": (3,)}
 OWNERS = {"xray": "hospital", "dna": "dna_company", "blood": "laboratory"}
@@ -61,3 +63,32 @@ def wanted(inputs: dict[str, dict[str, np.ndarray]]) -> np.ndarray:
     """The answer in the clear."""
     flat = {k: v for own in inputs.values() for k, v in own.items()}
     return reference.run(model(), flat)["risk"]
+
+
+def manifest(**changes: object) -> Manifest:
+    """A sealed session of the five, all owners and the patient holding the key."""
+    parties = tuple(
+        Party(n, "127.0.0.1", 1 + k, stage.identity(n).certificate_pem) for k, n in enumerate(NAMES)
+    )
+    fields = {
+        "backend": "ckks",
+        "model": model().architecture.digest(),
+        "parties": parties,
+        "evaluators": (),
+        "helper": None,
+        "inputs": OWNERS,
+        "key_holders": HOLDERS,
+        "threshold": len(HOLDERS),
+    }
+    return stage.manifest(20.0, **(fields | changes))
+
+
+def play(base: Manifest, **changes: object) -> dict[str, stage.Outcome]:
+    """How a session over memory ended at each party."""
+    return stage.Play(deadline=20.0, base=base, models={"startup": model()}, only=base.names, **changes).run()
+
+
+def good(outcomes: dict[str, stage.Outcome]) -> dict[str, stage.Outcome]:
+    """The same, where nobody met an error."""
+    assert [o.error for o in outcomes.values()] == [None] * len(outcomes)
+    return outcomes
