@@ -1,4 +1,4 @@
-"""Fragments at rest in sessions of real players: right answers, a ledger, and what is refused before it leaves."""
+"""Fragments at rest in sessions of real players: answers, a ledger, what is refused before it leaves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privinfer import Fragment
+from privinfer import Fragment, run_local
 from privinfer.backends.base import Private, Table
 from privinfer.backends.ckks import Ckks, fragments, moving
 from privinfer.errors import ConfigError, InputError, IntegrityError
@@ -29,6 +29,7 @@ BASE = small.manifest()
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key of the hospital's, a fragment of its input, and others that fit less."""
     folder = tmp_path_factory.mktemp("home")
+    OWNER.save(folder / "hospital.key")
     x = small.rows()["hospital"]["xray"][0]
     for name, levels in (("hospital", 7), ("low", 5), ("other", 7)):
         fragments.make_key(folder / f"{name}.ckks", OWNER, Parameters(16384, levels))
@@ -61,9 +62,10 @@ def test_one_fragment_in_two_sessions(home):
     """Others bring arrays; the second session moves another ciphertext of the same numbers."""
     inputs = small.rows()
     given = {**inputs, "hospital": {"xray": Fragment(home / "xray", home / "hospital.ckks")}}
-    for _ in range(2):
-        outcomes = small.good(small.play(BASE, inputs=given))
-        found = outcomes["patient"].outputs["risk"]
+    keys = {"hospital": home / "hospital.key"}
+    local = run_local(small.model(), given, backend="ckks", processes=False, identities=keys).outputs
+    session = small.good(small.play(BASE, inputs=given))["patient"].outputs
+    for found in (local["risk"], session["risk"]):
         assert np.abs(found - small.wanted(inputs)).max() < small.TOLERANCE
     rows = ledger(home)
     assert [step for _, step in rows] == ["fragment/0/xray/0"] * 2
@@ -112,6 +114,18 @@ def test_only_its_own_inputs_and_one_row(home):
         check_fragments("ckks", {"dna": own}, 2)
     with pytest.raises(InputError, match="'xray' is a fragment, and backend mpc takes arrays"):
         check_fragments("mpc", {"xray": own}, None)
+
+
+def test_run_local_says_what_it_does_not_take(home):
+    given = small.rows() | {"hospital": {"xray": Fragment(home / "xray", home / "hospital.ckks")}}
+    with pytest.raises(InputError, match="backend mpc takes arrays"):
+        run_local(small.model(), given)
+    with pytest.raises(ConfigError, match="no clear values"):
+        run_local(small.model(), given, backend="ckks", with_reference=True)
+    with pytest.raises(ConfigError, match="identities name stranger"):
+        run_local(small.model(), given, backend="ckks", identities={"stranger": "x"})
+    with pytest.raises(InputError, match="there is no input 'x' here"):
+        run_local(small.model(), {"hospital": {"x": given["hospital"]["xray"]}}, backend="ckks")
 
 
 def test_the_others_hear_that_it_was_refused_and_no_more(home):

@@ -1,4 +1,4 @@
-"""A small session with backend ckks on one stage: three owners, a model of a dense layer and a polynomial each."""
+"""A small session with backend ckks on one stage: three owners, a model of two layers and a polynomial."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHAPES = {"xray": (1, 4, 4), "dna": (5,), "blood": (3,)}
 OWNERS = {"xray": "hospital", "dna": "dna_company", "blood": "laboratory"}
 NAMES = ("hospital", "dna_company", "laboratory", "startup", "patient")
 HOLDERS = ("hospital", "dna_company", "laboratory", "patient")
-#: Smudging gives each output 2^-11 a slot, declared; Gaussian to this many deviations, once in a million runs.
+#: Smudging gives each output 2^-11 a slot, as declared; six deviations of a sum of uniforms.
 TOLERANCE = 6 * 2.0**-11
 
 

@@ -30,7 +30,7 @@ from privinfer.session import fragment as files
 from privinfer.session.fragment import Fragment
 from privinfer.session.identity import Identity
 
-ERROR: Final = 2.0**-14  # standard deviation of a slot that smudging may cause: a quarter of 12-bit steps
+ERROR: Final = 2.0**-14  # standard deviation of an input's slot that smudging may cause
 
 
 class Moving(Secret):
