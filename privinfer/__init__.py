@@ -25,14 +25,12 @@ from privinfer.graph.load import from_onnx, from_torch
 from privinfer.graph.to_polynomial import to_polynomial
 from privinfer.runtime.local import run_local
 from privinfer.runtime.party import Result, Session
-from privinfer.session.fragment import Fragment
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ConfigError",
     "ConsentError",
-    "Fragment",
     "InputError",
     "IntegrityError",
     "Model",

@@ -94,7 +94,7 @@ def run_local(
         From :func:`privinfer.from_onnx` or :func:`privinfer.from_torch`.
     inputs : mapping of mapping
         Owner to its named inputs: arrays shaped (batch, ...), or one sample; for "ckks" a
-        :class:`privinfer.Fragment` too, with its owner's key file in `identities`.
+        :class:`privinfer.session.Fragment` too, with its owner's key file in `identities`.
     backend : {"mpc", "ckks", "crypten", "plain"}
         "ckks" has key holders in place of evaluators and helper, "crypten" neither; "crypten" and "plain"
         have to be named in `insecure` too.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privinfer import Fragment, run_local
+from privinfer import run_local
 from privinfer.backends.base import Private, Table
 from privinfer.backends.ckks import Ckks, fragments, moving
 from privinfer.errors import ConfigError, InputError, IntegrityError
@@ -17,6 +17,7 @@ from privinfer.protocols.ckks import encryption, noise
 from privinfer.protocols.ckks.keys import OwnKey
 from privinfer.protocols.ckks.parameters import Parameters
 from privinfer.runtime.bring import beside, bring, check_fragments
+from privinfer.session import Fragment
 from tests.adversarial import stage
 from tests.support import ckks_session as small
 

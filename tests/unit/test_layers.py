@@ -34,7 +34,6 @@ KERNELS = "_kernels"  # compiled, imports nothing of ours
 PUBLIC = [
     "ConfigError",
     "ConsentError",
-    "Fragment",
     "InputError",
     "IntegrityError",
     "Model",
