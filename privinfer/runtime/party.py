@@ -398,8 +398,8 @@ class Party:
         ----------
         inputs : mapping of array_like or Fragment, optional
             This party's inputs by name: real or integer arrays shaped (batch, ...) or one sample; with
-            backend "ckks" also a :class:`privinfer.session.Fragment`, which is one row. Checked before anything
-            is sent.
+            backend "ckks" also a :class:`privinfer.session.Fragment`, which is one row. Checked before
+            anything is sent.
 
         Returns
         -------

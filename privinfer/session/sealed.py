@@ -231,7 +231,10 @@ def _check_prefix(start: bytes, kind: int, size: int, name: str) -> tuple[int, i
             hint="use the release that wrote it, or a later one" if version > VERSION else None,
         )
     if found != kind:
-        raise ConfigError(f"{name} is a {KINDS.get(found, 'file of unknown kind')}")
+        raise ConfigError(
+            f"{name} is a {KINDS.get(found, 'file of unknown kind')}",
+            hint=f"give a {KINDS[kind]}, as privinfer fragment makes it",
+        )
     if length > MAX_HEADER or body > MAX_BODY:
         raise IntegrityError(f"{name} declares {length} and {body} bytes, which is too large")
     if size != _PREFIX.size + length + body + SIGNATURE:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import stat
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from privinfer import run_local
 from privinfer.backends.base import Private, Table
 from privinfer.backends.ckks import Ckks, fragments, moving
+from privinfer.cli import main as cli
 from privinfer.errors import ConfigError, InputError, IntegrityError
 from privinfer.protocols.ckks import encryption, noise
 from privinfer.protocols.ckks.keys import OwnKey
@@ -30,6 +33,8 @@ BASE = small.manifest()
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key of the hospital's, a fragment of its input, and others that fit less."""
     folder = tmp_path_factory.mktemp("home")
+    BASE.save(folder / "session.toml")
+    stage.manifest().save(folder / "mpc.toml")
     OWNER.save(folder / "hospital.key")
     x = small.rows()["hospital"]["xray"][0]
     for name, levels in (("hospital", 7), ("low", 5), ("other", 7)):
@@ -168,3 +173,39 @@ def test_noise_of_a_switch_is_the_smudging_declared(home):
     assert abs((error**2).mean() / smudging.std**2 - 1) < 7 * 3 * np.sqrt(4 / 45 / p.n)
     assert smudging.std > 2**18 * noise.fresh(p, 1)
     assert moving.describe(p).startswith("smudging uniform in +-2^30")
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+CONFIG, INPUT, INTEGRITY = 11, 13, 23  # exit codes
+KEY = ("--fragment-key", "hospital.ckks")
+
+
+@pytest.mark.parametrize(
+    ("file", "more", "code", "said"),
+    [
+        ("theirs", KEY, CONFIG, "fragment theirs belongs to laboratory, not hospital (culprit: hospital)"),
+        ("dna", KEY, INPUT, "fragment dna is input 'dna', not 'xray' (culprit: hospital)"),
+        ("cut", KEY, INTEGRITY, "fragment cut is cut off or too long"),
+        ("flipped", KEY, INTEGRITY, "fragment flipped was changed after hospital signed it"),
+        ("xray", ("--fragment-key", "other.ckks"), CONFIG, "fragment xray was encrypted under another key"),
+        ("xray", ("--fragment-key", "laboratory.ckks"), CONFIG, "key laboratory.ckks belongs to laboratory"),
+        ("xray", (*KEY, "--session", "mpc.toml"), INPUT, "input 'xray' is a fragment, and backend mpc takes"),
+        ("x.npy", KEY, CONFIG, "--fragment-key goes with a fragment"),
+        ("hospital.ckks", KEY, CONFIG, "fragment hospital.ckks is a key"),
+        ("x.fragment", KEY, INTEGRITY, "fragment x.fragment is no file of privinfer"),
+    ],
+)
+def test_a_wrong_fragment_is_one_line_and_a_hint(home, monkeypatch, capsys, file, more, code, said):
+    """Before the others are called: nobody listens here, and nobody is waited for."""
+    monkeypatch.chdir(home)
+    np.save("x.npy", np.zeros((1, 4, 4)))
+    (home / "x.fragment").write_bytes((home / "x.npy").read_bytes())
+    monkeypatch.setattr(sys, "argv", ["privinfer", "party", "hospital", "--input", f"xray={file}", *more])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (left.value.code, out) == (code, ""), err
+    form = re.fullmatch(r"privinfer: error: (\S[^\n]*[^\n.])\nprivinfer: hint: (\S[^\n]*[^\n.])\n", err)
+    assert form is not None, err
+    assert form[1].startswith(said)
