@@ -154,8 +154,7 @@ def deal(
     sealed = Session.load(session)
     sealed.manifest.party(name)
     loaded = own_model(model, ranges, comparison_bits)
-    roles = sealed.manifest.roles_of(name)
-    if store is None and {"owner", "model_owner", "evaluator"} & set(roles):
+    if store is None and keeps(sealed.manifest, name):
         raise ConfigError(f"{name} keeps part of what is dealt", hint="say where with --store FOLDER")
     key = identity or Path(f"{name}.key")
     announce(sealed, name)
@@ -180,6 +179,14 @@ def demo(
     found = demo_command.run(patient, batch, examples, backend)
     if report is not None:
         write_json(report, found)
+
+
+def keeps(manifest: Manifest, name: str) -> bool:
+    """Whether a party keeps something of what is dealt ahead."""
+    if manifest.backend not in BACKENDS:
+        return False  # joining says so
+    backend = BACKENDS[manifest.backend]()
+    return any(backend.keeps(role) for role, party in backend.cast(manifest).items() if party == name)
 
 
 def own_model(model: Path | None, ranges: list[str] | None, comparison_bits: int | None) -> ir.Model | None:

@@ -380,6 +380,8 @@ class Party:
         return self._backend.rows_at_once(self._table, roles.AHEAD)
 
     def _dealt_size(self, batch: int) -> int:
+        if self.manifest.backend != Mpc.name:
+            return 0  # keys are kept, and of each inference its number
         moved = declared_run(dataclasses.replace(self._table, network=roles.AHEAD), batch)
         return sum(
             size
@@ -446,6 +448,8 @@ class Party:
             "seconds": {**self._seconds, "offline": tally.offline, "online": tally.online},
             "peak_rss_bytes": report.peak_rss(),
         }
+        if notes := [note for player in self._players.values() for note in player.notes]:
+            self.report["precision"]["notes"] = notes
         outputs = tally.outputs()
         return Result(outputs, self.report) if outputs else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from privinfer.graph import ir, reference
 from privinfer.graph.load import from_onnx
 from privinfer.graph.to_onnx import to_onnx
+from privinfer.runtime.store import Store
 from privinfer.session.manifest import Manifest, Party
 from tests.adversarial import stage
 
@@ -81,6 +83,16 @@ def manifest(**changes: object) -> Manifest:
         "threshold": len(HOLDERS),
     }
     return stage.manifest(20.0, **(fields | changes))
+
+
+def stores(folder: Path, base: Manifest, digest: bytes | None = None) -> Callable[[str], Store]:
+    """Opens each party's store in a folder."""
+    return lambda name: Store(folder / name, digest or base.digest(), name)
+
+
+def deal(folder: Path, base: Manifest, count: int, batch: int = 1) -> None:
+    """Make the joint keys once, for `count` inferences."""
+    good(play(base, runs=0, stores=stores(folder, base), act=lambda _, party: party.deal(count, batch)))
 
 
 def play(base: Manifest, **changes: object) -> dict[str, stage.Outcome]:

@@ -6,13 +6,14 @@ where the result is opened, so that nothing tells how it was computed.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from privinfer.backends.base import Idle, Play, Private, Progress, Receive, Send
-from privinfer.backends.ckks import joint, roles
+from privinfer.backends.ckks import joint, kept, roles
 from privinfer.backends.ckks.cipher import Ciphertext
 from privinfer.backends.ckks.evaluate import Evaluation, EvaluationKeys, Rows
+from privinfer.backends.ckks.kept import Kept
 from privinfer.backends.ckks.key_holder import as_bytes
 from privinfer.backends.ckks.plan import Opened, Refreshed
 from privinfer.backends.ckks.roles import Request, Setting
@@ -21,7 +22,6 @@ from privinfer.protocols.ckks import encryption, galois, public_switch, refresh,
 from privinfer.protocols.ckks.crs import CRS
 from privinfer.protocols.ckks.keys import PublicKey
 from privinfer.protocols.ckks.messages import residues_size, unpack
-from privinfer.protocols.ckks.smudging import Smudging
 from privinfer.protocols.randomness import U64, Scope
 
 Asking = Generator[Send | Receive | Progress, Any, list[U64]]
@@ -34,20 +34,27 @@ class ModelOwner(Idle):
         if private.model is None:
             raise ConfigError("the model owner has to bring the model", hint="pass model=")
         self.setting, self.model = setting, private.model
-        self.crs = CRS(setting.session)
-        self.public: PublicKey | None = None
         self.evaluation: Evaluation | None = None
+        self.keys: EvaluationKeys | None = None
+        self._begin(setting.session)
         self.rounds: int | None = None
         self.batch: int | None = None
         self.inference = 0
         self._alive = list(range(len(setting.holders)))
         self._count = 0
 
+    def _begin(self, session: bytes) -> None:
+        """Labels go by the session in which keys were made."""
+        self.session = session
+        self.crs = CRS(session)
+        self.public: PublicKey | None = None
+
     # -- once a session --------------------------------------------------------------------------
 
     def setup(self) -> Play:
         """Witness the joint public key, add up the others, encode the weights."""
         setting, plan = self.setting, self.setting.plan
+        self._begin(setting.session)
         self.public = yield from joint.make(setting, self.crs, roles.MODEL_OWNER, None)
         key = (yield from self._relinearise()) if plan.relinearises else None
         keys: dict[int, U64] = {}
@@ -61,8 +68,42 @@ class ModelOwner(Idle):
             total = galois.aggregate(setting.linear, shares, setting.holders)
             keys[element] = galois.finish(setting.linear, common, total)
             yield Progress(k + 1, len(plan.galois_elements), "rotation keys")
-        self.evaluation = Evaluation(plan, self.model, EvaluationKeys(self.public, key, keys))
+        self._prepare(EvaluationKeys(self.public, key, keys))
+
+    def _prepare(self, keys: EvaluationKeys) -> None:
+        plan, self.keys = self.setting.plan, keys
+        self.evaluation = Evaluation(plan, self.model, keys)
         self.evaluation.prepare()
+        outlook = self.evaluation.outlook()
+        roles.check_outlook(plan, outlook)
+        self.notes = tuple(one.describe() for one in outlook)
+
+    def keep(self) -> bytes | None:
+        """The joint public key, and the keys it evaluates with; weights are encoded anew."""
+        if self.keys is None or self.public is None:
+            raise IntegrityError("a model owner keeps keys that were not made")
+        parts = {"joint": self.public.to_bytes()}
+        if self.keys.relinearisation is not None:
+            parts["relinearisation"] = kept.array(self.keys.relinearisation)
+        parts |= {f"galois {element}": kept.array(key) for element, key in self.keys.galois.items()}
+        return kept.pack(self.setting.plan, parts)
+
+    def restore(self, session: bytes, data: bytes) -> None:
+        """Take the keys of an earlier join; the weights may have changed since."""
+        if session == self.session and self.public is not None:
+            return  # made in this join
+        plan, few = self.setting.plan, self.setting.linear
+        p, found = plan.parameters, Kept(plan, data)
+        self._begin(session)
+        self.public = found.public("joint")
+        key = None
+        if plan.relinearises:
+            key = found.residues("relinearisation", (p.digits, 2), p.full)
+        keys = {
+            element: found.residues(f"galois {element}", (few.digits, 2), few.full, few)
+            for element in plan.galois_elements
+        }
+        self._prepare(EvaluationKeys(self.public, key, keys))
 
     def _relinearise(self) -> Generator[Send | Receive, Any, U64]:
         p, holders = self.setting.parameters, self.setting.holders
@@ -82,9 +123,15 @@ class ModelOwner(Idle):
     # -- each inference --------------------------------------------------------------------------
 
     def offline(self, scope: Scope) -> Play:
-        """Note which inference comes: its number is part of every label."""
+        """Note which inference comes, and tell everybody that the keys and the weights are in place."""
         self.inference = scope.inference
-        yield from ()
+        for role in self.setting.table.party:
+            if role != roles.MODEL_OWNER:
+                yield Send(role, roles.READY, bytes(roles.READY_BYTES))
+
+    def resume(self, scope: Scope, kept: bytes | None) -> Play:
+        """As :meth:`offline`."""
+        return self.offline(scope)
 
     def online(self) -> Play:
         """Inputs, layers, refreshes, and the outputs under their receivers' keys."""
@@ -147,55 +194,54 @@ class ModelOwner(Idle):
         self, number: int, entries: Sequence[Refreshed], ciphertexts: Sequence[Ciphertext]
     ) -> Asking:
         p = self.setting.parameters
-
-        def lower(k: int, c: Ciphertext) -> U64:
-            return self._hidden(c.data[:, : entries[k].span.low], None)
-
-        hidden, label, shares = yield from self._ask(
+        asked, label, shares = yield from self._ask(
             number,
-            lower,
             ciphertexts,
             lambda k: refresh.size(p, entries[k].span),
             lambda k, data, party: refresh.parse(p, entries[k].span, data, party),
         )
         fresh = []
-        for k, c in enumerate(hidden):
+        for k, c in enumerate(asked):
             span = entries[k].span
             total = refresh.aggregate(p, span, shares[k], list(shares[k]))
             common = refresh.sample(p, self.crs, f"{label}/{k}", span)
             fresh.append(refresh.finish(p, span, common, c[0], total))
         return fresh
 
-    def _open(self, number: int, entries: Sequence[Opened], ciphertexts: list[Ciphertext]) -> Asking:
+    def _open(self, number: int, entries: Sequence[Opened], ciphertexts: Sequence[Ciphertext]) -> Asking:
         p = self.setting.parameters
-        hidden, _, shares = yield from self._ask(
+        asked, _, shares = yield from self._ask(
             number,
-            lambda k, c: self._hidden(c.data[:, : entries[k].level], entries[k].smudging),
             ciphertexts,
             lambda k: public_switch.size(p, entries[k].level),
             lambda k, data, party: public_switch.parse(p, data, entries[k].level, party),
         )
         found = []
-        for k, c in enumerate(hidden):
+        for k, c in enumerate(asked):
             total = public_switch.aggregate(p, entries[k].level, shares[k], list(shares[k]))
             found.append(public_switch.finish(p, c[0], total))
         return found
 
-    def _hidden(self, data: U64, smudging: Smudging | None) -> U64:
-        """The same under a fresh encryption of zero: nothing leaves without."""
+    def _ask(
+        self,
+        number: int,
+        ciphertexts: Sequence[Ciphertext],
+        size: Callable[[int], int],
+        parse: Callable[[int, memoryview, str], Any],
+    ) -> Generator[Send | Receive, Any, tuple[list[U64], str, list[dict[str, Any]]]]:
+        """One request: again, newly hidden and to others, where a key holder is lost that can be spared.
+
+        The evaluation hides what it hands out; a second time it has to be another ciphertext.
+        """
+        setting, attempt = self.setting, 0
         if self.public is None:
             raise IntegrityError("a ciphertext would leave before there is a public key to hide it under")
-        return encryption.rerandomise(self.setting.parameters, self.public, data, smudging)
-
-    def _ask(
-        self, number: int, lower: Any, ciphertexts: Sequence[Ciphertext], size: Any, parse: Any
-    ) -> Generator[Send | Receive, Any, tuple[list[U64], str, list[dict[str, Any]]]]:
-        """One request: again, newly hidden and to others, where a key holder is lost that can be spared."""
-        setting, attempt = self.setting, 0
         sizes = [size(k) for k in range(len(ciphertexts))]
         while True:
             active = self._alive[: setting.threshold]
-            hidden = [lower(k, c) for k, c in enumerate(ciphertexts)]
+            hidden = [c.data for c in ciphertexts]
+            if attempt:
+                hidden = [encryption.rerandomise(setting.parameters, self.public, data) for data in hidden]
             asked = Request(number, attempt, sum(1 << k for k in active), self.batch or 0).to_bytes()
             body = as_bytes([c[1] for c in hidden])
             for k in self._alive:
