@@ -32,7 +32,7 @@ class Kept:
         try:
             found = cbor2.loads(data)
             plan_digest, self._parts = found["plan"], found["parts"]
-        except (ValueError, EOFError, KeyError, TypeError):
+        except (cbor2.CBORError, ValueError, EOFError, KeyError, TypeError):  # cbor2 5 and 6
             raise _other() from None
         if plan_digest != plan.digest():
             raise _other()
