@@ -30,7 +30,8 @@ from privinfer.session import fragment as files
 from privinfer.session.fragment import Fragment
 from privinfer.session.identity import Identity
 
-ERROR: Final = 2.0**-14  # standard deviation of an input's slot that smudging may cause
+# Standard deviation of an input's slot that smudging may cause: 2e-6, nothing beside what an output's may.
+ERROR: Final = 2.0**-19
 
 
 class Moving(Secret):
