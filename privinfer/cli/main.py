@@ -21,7 +21,7 @@ from privinfer.cli import fragment as fragment_command
 from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
-from privinfer.io.arrays import read_array
+from privinfer.io.arrays import read_array, read_arrays
 from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.party import BACKENDS, Session, check_names
 from privinfer.runtime.store import Store
@@ -43,6 +43,10 @@ RangeOption = Annotated[
     list[str] | None, typer.Option("--range", metavar="NAME=LOW:HIGH", help="Range of an input.")
 ]
 BitsOption = Annotated[int | None, typer.Option(help="Bits of a comparison, public.", show_default="32")]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(help="The model owner's own rows, .npz with an array an input, to trust their ranges."),
+]
 StoreOption = Annotated[Path | None, typer.Option(help="Folder for what is dealt ahead.")]
 
 
@@ -70,9 +74,10 @@ def seal(
     out: Annotated[Path, typer.Option(help="Sealed session file, for every party.")] = Path("session.toml"),
     ranges: RangeOption = None,
     comparison_bits: BitsOption = None,
+    calibration: CalibrationOption = None,
 ) -> None:
     """Fix parties, certificates and model in a session file that every party then holds alike."""
-    loaded = load_model(model, ranges, comparison_bits)
+    loaded = load_model(model, ranges, comparison_bits, calibration)
     manifest = Manifest.seal(draft, loaded.architecture.digest())
     if manifest.backend not in BACKENDS:
         raise ConfigError(
@@ -102,6 +107,7 @@ def party(
     report: Annotated[Path | None, typer.Option(help="Write this party's report as JSON.")] = None,
     ranges: RangeOption = None,
     comparison_bits: BitsOption = None,
+    calibration: CalibrationOption = None,
     store: StoreOption = None,
 ) -> None:
     """Take part in one inference as one party; the others run the same command elsewhere."""
@@ -111,7 +117,7 @@ def party(
     check_writable(report)
     check_writable(output / "x" if output is not None else None, make=True)
     own = read_inputs(inputs, fragment_key or Path(f"{name}.ckks"))
-    loaded = own_model(model, ranges, comparison_bits)
+    loaded = own_model(model, ranges, comparison_bits, calibration)
     mine = {k for k, owner in sealed.manifest.inputs.items() if owner == name}
     if set(own) != mine:
         brought = ", ".join(sorted(own)) or "none"
@@ -149,11 +155,12 @@ def deal(
     budget: Annotated[str, typer.Option(help="Disk this store may take: 500M, 4G.")] = "4G",
     ranges: RangeOption = None,
     comparison_bits: BitsOption = None,
+    calibration: CalibrationOption = None,
 ) -> None:
     """Fill the stores before anybody's data come; `party --store` then starts online at once."""
     sealed = Session.load(session)
     sealed.manifest.party(name)
-    loaded = own_model(model, ranges, comparison_bits)
+    loaded = own_model(model, ranges, comparison_bits, calibration)
     if store is None and keeps(sealed.manifest, name):
         raise ConfigError(f"{name} keeps part of what is dealt", hint="say where with --store FOLDER")
     key = identity or Path(f"{name}.key")
@@ -189,11 +196,17 @@ def keeps(manifest: Manifest, name: str) -> bool:
     return any(backend.keeps(role) for role, party in backend.cast(manifest).items() if party == name)
 
 
-def own_model(model: Path | None, ranges: list[str] | None, comparison_bits: int | None) -> ir.Model | None:
+def own_model(
+    model: Path | None, ranges: list[str] | None, comparison_bits: int | None, calibration: Path | None
+) -> ir.Model | None:
     """The model owner's model; options of it make no sense without."""
     if model is not None:
-        return load_model(model, ranges, comparison_bits)
-    for option, given in (("--range", ranges), ("--comparison-bits", comparison_bits)):
+        return load_model(model, ranges, comparison_bits, calibration)
+    for option, given in (
+        ("--range", ranges),
+        ("--comparison-bits", comparison_bits),
+        ("--calibration", calibration),
+    ):
         if given is not None:
             raise ConfigError(f"{option} goes with --model", hint="only the model owner needs it")
     return None
@@ -244,7 +257,9 @@ def read_size(text: str) -> int:
     return int(found[1]) << (10 * " KMGT".index(found[2] or " "))
 
 
-def load_model(path: Path, ranges: list[str] | None, comparison_bits: int | None) -> ir.Model:
+def load_model(
+    path: Path, ranges: list[str] | None, comparison_bits: int | None, calibration: Path | None
+) -> ir.Model:
     """An ONNX file with the ranges that were typed, which win over those the file carries."""
     typed: dict[str, tuple[float, float]] = {}
     for key, text in pairs(ranges, "--range", ConfigError, "NAME=LOW:HIGH").items():
@@ -253,7 +268,12 @@ def load_model(path: Path, ranges: list[str] | None, comparison_bits: int | None
             typed[key] = (float(low), float(high))
         except ValueError:
             raise ConfigError(f"--range {key}={text} is not NAME=LOW:HIGH") from None
-    return from_onnx(path, typed or None, comparison_bits=32 if comparison_bits is None else comparison_bits)
+    return from_onnx(
+        path,
+        typed or None,
+        comparison_bits=32 if comparison_bits is None else comparison_bits,
+        calibration=None if calibration is None else read_arrays(calibration),
+    )
 
 
 def pairs(given: list[str] | None, option: str, kind: type[PrivinferError], form: str) -> dict[str, str]:
