@@ -188,8 +188,6 @@ def test_threshold_readme_and_script_give_the_same_commands():
     for name, arguments in re.findall(r"^start (\w+) ?(.*)$", shell, re.MULTILINE):
         own = arguments.replace('--model "$model"', "--model $REPO/examples/cohort/risk-polynomial.onnx")
         own = own.replace("--output answer", "")
-            "--output answer", ""
-        )
         assert f"```sh\nprivinfer party {name} {own}".rstrip() + "\n```" in readme
         assert f"privinfer keygen {name}\n" in readme
     for line in re.findall(r"^privinfer fragment .*$", shell, re.MULTILINE):
