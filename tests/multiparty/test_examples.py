@@ -155,8 +155,7 @@ def test_six_terminals_readme_and_script_give_the_same_commands():
     model = "--model $REPO/examples/cohort/risk.onnx"
     assert f"privinfer seal session.draft.toml {model}\n" in readme
     for name, arguments in re.findall(r"^start (\w+) ?(.*)$", shell, re.MULTILINE):
-        own = arguments.replace('--model "$model"', "--model $REPO/examples/cohort/risk-polynomial.onnx")
-        own = own.replace("--output answer", "")
+        own = arguments.replace('--model "$model"', model).replace("--output answer", "")
         assert f"```sh\nprivinfer party {name} {own}".rstrip() + "\n```" in readme
         assert f"privinfer keygen {name}\n" in readme
 
