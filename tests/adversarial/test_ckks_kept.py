@@ -16,6 +16,7 @@ import pytest
 
 from privinfer.backends.ckks.kept import Kept, pack, ternary
 from privinfer.backends.ckks.plan import make_plan
+from privinfer.cli import main as cli
 from privinfer.errors import ConfigError, IntegrityError
 from privinfer.protocols.ckks.keys import OwnKey
 from privinfer.runtime.store import Store
@@ -141,3 +142,14 @@ def test_keys_of_other_plans_and_parties_are_refused():
     ):
         with pytest.raises(IntegrityError, match="keys of another version"):
             Kept(plan, data).own("key")
+
+
+def test_every_party_keeps_something(tmp_path, monkeypatch, capsys):
+    FEW.save(tmp_path / "session.toml")
+    monkeypatch.chdir(tmp_path)
+    for name in ("patient", "dna_company"):
+        monkeypatch.setattr(sys, "argv", ["privinfer", "deal", name, "--count", "1"])
+        with pytest.raises(SystemExit):
+            cli.main()
+        said = capsys.readouterr().err
+        assert said.startswith(f"privinfer: error: {name} keeps part of what is dealt\nprivinfer: hint: ")
