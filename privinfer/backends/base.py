@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from privinfer.errors import ProtocolViolation
 from privinfer.graph import ir
 from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.randomness import Scope
+
+if TYPE_CHECKING:  # the package below imports this module
+    from privinfer.backends.ckks.moving import Moving
 
 Role: TypeAlias = str
 
@@ -122,6 +125,7 @@ class Table:
 class Private:
     """What one party alone brings: its signature, its model, its inputs, checked and batch first.
 
+    An input is in `inputs` or, where it lay encrypted, in `fragments`.
     `release` writes to its ledger what decryption shares are about to leave, before they do.
     """
 
@@ -129,6 +133,7 @@ class Private:
     verify: Callable[[str, bytes, bytes], None] = field(repr=False)
     model: ir.Model | None = None
     inputs: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    fragments: dict[str, Moving] = field(default_factory=dict, repr=False)
     release: Record | None = field(default=None, repr=False)
 
 

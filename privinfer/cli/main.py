@@ -15,16 +15,20 @@ import typer
 
 from privinfer import __version__, insecure
 from privinfer.backends.base import Phase, Progress, Role
+from privinfer.backends.ckks.moving import check_at_home
 from privinfer.cli import demo as demo_command
 from privinfer.cli import fragment as fragment_command
 from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
-from privinfer.io.arrays import read_array
+from privinfer.io.arrays import read_array, read_arrays
+from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.party import BACKENDS, Session, check_names
 from privinfer.runtime.store import Store
+from privinfer.session.fragment import Fragment
 from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest
+from privinfer.session.sealed import is_sealed
 
 app = typer.Typer(
     add_completion=False,
@@ -39,6 +43,10 @@ RangeOption = Annotated[
     list[str] | None, typer.Option("--range", metavar="NAME=LOW:HIGH", help="Range of an input.")
 ]
 BitsOption = Annotated[int | None, typer.Option(help="Bits of a comparison, public.", show_default="32")]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(help="The model owner's own rows, .npz with an array an input, to trust their ranges."),
+]
 StoreOption = Annotated[Path | None, typer.Option(help="Folder for what is dealt ahead.")]
 
 
@@ -66,9 +74,10 @@ def seal(
     out: Annotated[Path, typer.Option(help="Sealed session file, for every party.")] = Path("session.toml"),
     ranges: RangeOption = None,
     comparison_bits: BitsOption = None,
+    calibration: CalibrationOption = None,
 ) -> None:
     """Fix parties, certificates and model in a session file that every party then holds alike."""
-    loaded = load_model(model, ranges, comparison_bits)
+    loaded = load_model(model, ranges, comparison_bits, calibration)
     manifest = Manifest.seal(draft, loaded.architecture.digest())
     if manifest.backend not in BACKENDS:
         raise ConfigError(
@@ -89,12 +98,16 @@ def party(
     model: Annotated[Path | None, typer.Option(help="ONNX file, for the model owner.")] = None,
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", metavar="NAME=FILE", help="An input: .npy, .npz or .csv."),
+        typer.Option("--input", metavar="NAME=FILE", help="An input: .npy, .npz, .csv or a fragment."),
+    ] = None,
+    fragment_key: Annotated[
+        Path | None, typer.Option(help="The owner's CKKS key, for fragments; NAME.ckks by default.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the receiver's outputs (.npy).")] = None,
     report: Annotated[Path | None, typer.Option(help="Write this party's report as JSON.")] = None,
     ranges: RangeOption = None,
     comparison_bits: BitsOption = None,
+    calibration: CalibrationOption = None,
     store: StoreOption = None,
 ) -> None:
     """Take part in one inference as one party; the others run the same command elsewhere."""
@@ -103,8 +116,8 @@ def party(
     # an inference is spent once it has begun, so whatever could stop its end is looked at before
     check_writable(report)
     check_writable(output / "x" if output is not None else None, make=True)
-    own = {k: read_array(v) for k, v in pairs(inputs, "--input", InputError, "NAME=FILE").items()}
-    loaded = own_model(model, ranges, comparison_bits)
+    own = read_inputs(inputs, fragment_key or Path(f"{name}.ckks"))
+    loaded = own_model(model, ranges, comparison_bits, calibration)
     mine = {k for k, owner in sealed.manifest.inputs.items() if owner == name}
     if set(own) != mine:
         brought = ", ".join(sorted(own)) or "none"
@@ -112,7 +125,8 @@ def party(
             f"{name} has to bring {', '.join(sorted(mine)) or 'no input'}, not {brought}",
             hint="name each of them once with --input NAME=FILE",
         )
-    key = identity or Path(f"{name}.key")
+    key = Identity.load(identity or Path(f"{name}.key"))
+    check_fragments_at_home(sealed, key, own, fragment_key)
     announce(sealed, name)
     with sealed.join(name, key, model=loaded, progress=teller(name), store=store) as member:
         result = member.run(own)
@@ -141,13 +155,13 @@ def deal(
     budget: Annotated[str, typer.Option(help="Disk this store may take: 500M, 4G.")] = "4G",
     ranges: RangeOption = None,
     comparison_bits: BitsOption = None,
+    calibration: CalibrationOption = None,
 ) -> None:
     """Fill the stores before anybody's data come; `party --store` then starts online at once."""
     sealed = Session.load(session)
     sealed.manifest.party(name)
-    loaded = own_model(model, ranges, comparison_bits)
-    roles = sealed.manifest.roles_of(name)
-    if store is None and {"owner", "model_owner", "evaluator"} & set(roles):
+    loaded = own_model(model, ranges, comparison_bits, calibration)
+    if store is None and keeps(sealed.manifest, name):
         raise ConfigError(f"{name} keeps part of what is dealt", hint="say where with --store FOLDER")
     key = identity or Path(f"{name}.key")
     announce(sealed, name)
@@ -174,14 +188,50 @@ def demo(
         write_json(report, found)
 
 
-def own_model(model: Path | None, ranges: list[str] | None, comparison_bits: int | None) -> ir.Model | None:
+def keeps(manifest: Manifest, name: str) -> bool:
+    """Whether a party keeps something of what is dealt ahead."""
+    if manifest.backend not in BACKENDS:
+        return False  # joining says so
+    backend = BACKENDS[manifest.backend]()
+    return any(backend.keeps(role) for role, party in backend.cast(manifest).items() if party == name)
+
+
+def own_model(
+    model: Path | None, ranges: list[str] | None, comparison_bits: int | None, calibration: Path | None
+) -> ir.Model | None:
     """The model owner's model; options of it make no sense without."""
     if model is not None:
-        return load_model(model, ranges, comparison_bits)
-    for option, given in (("--range", ranges), ("--comparison-bits", comparison_bits)):
+        return load_model(model, ranges, comparison_bits, calibration)
+    for option, given in (
+        ("--range", ranges),
+        ("--comparison-bits", comparison_bits),
+        ("--calibration", calibration),
+    ):
         if given is not None:
             raise ConfigError(f"{option} goes with --model", hint="only the model owner needs it")
     return None
+
+
+def read_inputs(given: list[str] | None, key: Path) -> dict[str, Any]:
+    """Arrays, and fragments, which `key` will open."""
+    found: dict[str, Any] = {}
+    for name, file in pairs(given, "--input", InputError, "NAME=FILE").items():
+        at_rest = Path(file).suffix == ".fragment" or is_sealed(file)
+        found[name] = Fragment(Path(file), key) if at_rest else read_array(file)
+    return found
+
+
+def check_fragments_at_home(
+    sealed: Session, identity: Identity, own: dict[str, Any], key: Path | None
+) -> None:
+    """Refuse fragments that fit no session of this party's, before the others are called."""
+    _, fragments = split(own)
+    if key is not None and not fragments:
+        raise ConfigError("--fragment-key goes with a fragment", hint="--input NAME=FILE.fragment")
+    if fragments:
+        check_fragments(sealed.manifest.backend, fragments, None)
+    for name, fragment in fragments.items():
+        check_at_home(fragment, identity, name)
 
 
 def announce(sealed: Session, name: str) -> None:
@@ -207,7 +257,9 @@ def read_size(text: str) -> int:
     return int(found[1]) << (10 * " KMGT".index(found[2] or " "))
 
 
-def load_model(path: Path, ranges: list[str] | None, comparison_bits: int | None) -> ir.Model:
+def load_model(
+    path: Path, ranges: list[str] | None, comparison_bits: int | None, calibration: Path | None
+) -> ir.Model:
     """An ONNX file with the ranges that were typed, which win over those the file carries."""
     typed: dict[str, tuple[float, float]] = {}
     for key, text in pairs(ranges, "--range", ConfigError, "NAME=LOW:HIGH").items():
@@ -216,7 +268,12 @@ def load_model(path: Path, ranges: list[str] | None, comparison_bits: int | None
             typed[key] = (float(low), float(high))
         except ValueError:
             raise ConfigError(f"--range {key}={text} is not NAME=LOW:HIGH") from None
-    return from_onnx(path, typed or None, comparison_bits=32 if comparison_bits is None else comparison_bits)
+    return from_onnx(
+        path,
+        typed or None,
+        comparison_bits=32 if comparison_bits is None else comparison_bits,
+        calibration=None if calibration is None else read_arrays(calibration),
+    )
 
 
 def pairs(given: list[str] | None, option: str, kind: type[PrivinferError], form: str) -> dict[str, str]:

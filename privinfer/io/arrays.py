@@ -60,3 +60,18 @@ def read_array(path: str | os.PathLike[str], name: str | None = None) -> npt.NDA
             raise
         raise InputError(f"{file.name} is truncated or holds no array of numbers") from None
     raise InputError(f"{file.name}: unknown kind of file", hint="use .npy, .npz or .csv")
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
+    """Read all arrays of an .npz by name; InputError as :func:`read_array`."""
+    file = Path(path)
+    if file.suffix != ".npz":
+        raise InputError(f"{file.name}: unknown kind of file", hint="use .npz with one array for each input")
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            names = list(stored.files)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {file}") from None
+    except Exception:  # zip and number parsers raise what they like
+        raise InputError(f"{file.name} is truncated or holds no arrays of numbers") from None
+    return {name: read_array(file, name) for name in names}

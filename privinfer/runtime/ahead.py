@@ -77,6 +77,10 @@ def unpack_roles(blob: bytes) -> dict[Role, bytes]:
             isinstance(k, str) and isinstance(v, bytes) for k, v in found.items()
         ):
             return found
-    except (ValueError, EOFError):  # the bytes match their digest, so another version wrote them
+    except (
+        cbor2.CBORError,
+        ValueError,
+        EOFError,
+    ):  # the bytes match their digest, so another version wrote them
         pass
     raise IntegrityError("the store was written by another version", hint="remove it and deal again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import secrets
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from privinfer.errors import ConfigError, InputError, PrivinferError, TransportE
 from privinfer.graph import ir, reference
 from privinfer.graph.ranges import check_inputs
 from privinfer.runtime import pipes, report
+from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.party import BACKENDS, Party, Result
 from privinfer.session import manifest as mf
 from privinfer.session.identity import Identity
@@ -30,6 +32,7 @@ from privinfer.transport.memory import MemoryHub
 
 LocalWatcher = Callable[[str, Role, Phase, Progress], None]
 Inputs = Mapping[str, Mapping[str, Any]]
+Keys = Mapping[str, str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def run_local(
     helper: str = "helper",
     key_holders: tuple[str, ...] | None = None,
     threshold: int | None = None,
+    identities: Keys | None = None,
     processes: bool = True,
     with_reference: bool = False,
     insecure: tuple[str, ...] = (),
@@ -89,7 +93,8 @@ def run_local(
     model : Model
         From :func:`privinfer.from_onnx` or :func:`privinfer.from_torch`.
     inputs : mapping of mapping
-        Owner to its named inputs: arrays shaped (batch, ...), or one sample.
+        Owner to its named inputs: arrays shaped (batch, ...), or one sample; for "ckks" a
+        :class:`privinfer.session.Fragment` too, with its owner's key file in `identities`.
     backend : {"mpc", "ckks", "crypten", "plain"}
         "ckks" has key holders in place of evaluators and helper, "crypten" neither; "crypten" and "plain"
         have to be named in `insecure` too.
@@ -103,6 +108,8 @@ def run_local(
         For "ckks": who holds a share of the joint key; all owners and receivers by default.
     threshold : int, optional
         For "ckks": how many key holders an answer takes; all of them by default.
+    identities : mapping, optional
+        Key files of parties; all others get a key for this run.
     processes : bool
         Each party a process with its own key and TLS connections (True), or threads of this process
         over memory (False), which is quicker for tests and notebooks.
@@ -127,7 +134,12 @@ def run_local(
     """
     unsafe.check_known(insecure)
     rows = _rows(model, inputs)
-    checked = check_inputs(model.architecture, {k: v for own in rows.values() for k, v in own.items()})
+    arrays, fragments = split({k: v for own in rows.values() for k, v in own.items()})
+    checked = check_inputs(model.architecture, arrays, _known(model) - set(fragments))
+    if fragments:
+        check_fragments(backend, fragments, len(next(iter(checked.values()))) if checked else None)
+        if with_reference:
+            raise ConfigError("a fragment has no clear values to run the reference with")
     if backend == "plain":
         unsafe.require(unsafe.PLAINTEXT, insecure)
         result = _run_plain(model, checked, insecure)
@@ -141,8 +153,10 @@ def run_local(
             cast = _with_holders(cast, key_holders, threshold)
         else:
             cast = _plan_cast(model, rows, receiver, model_owner, evaluators, helper, deadline)
+        for name in set(identities or ()) - set(cast.names):
+            raise ConfigError(f"identities name {name}, who takes no part")
         run = _run_processes if processes else _run_threads
-        result = run(cast, backend, model, rows, progress)
+        result = run(cast, backend, model, rows, progress, identities or {})
     else:
         known = ", ".join([*BACKENDS, "plain"])
         raise ConfigError(f"there is no backend {backend!r}", hint=f"known: {known}")
@@ -164,8 +178,12 @@ def _rows(model: ir.Model, inputs: Inputs) -> dict[str, dict[str, Any]]:
             if name in seen:
                 raise InputError(f"input {name!r} comes from both {seen[name]!r} and {owner!r}")
             seen[name] = owner
+        arrays, fragments = split(own)
+        for name in set(fragments) - _known(model):
+            raise InputError(f"there is no input {name!r} here", culprit=owner)
         try:
-            found[owner] = dict(check_inputs(model.architecture, own, set(own) & _known(model)))
+            checked = check_inputs(model.architecture, arrays, set(arrays) & _known(model))
+            found[owner] = {**checked, **fragments}
         except InputError as error:
             error.culprit = owner
             raise
@@ -245,9 +263,17 @@ def _merge(reports: dict[str, dict[str, Any]], outputs: dict[str, Any], cast: _C
 
 
 def _run_threads(
-    cast: _Cast, backend: str, model: ir.Model, rows: Mapping[str, Any], progress: LocalWatcher | None
+    cast: _Cast,
+    backend: str,
+    model: ir.Model,
+    rows: Mapping[str, Any],
+    progress: LocalWatcher | None,
+    keys: Keys,
 ) -> Result:
-    identities = {name: Identity.generate(name, days=2) for name in cast.names}
+    identities = {
+        name: Identity.load(keys[name]) if name in keys else Identity.generate(name, days=2)
+        for name in cast.names
+    }
     parties = [
         mf.Party(name, "127.0.0.1", 1 + k, identities[name].certificate_pem)
         for k, name in enumerate(cast.names)
@@ -296,10 +322,16 @@ def _for_party(progress: LocalWatcher | None, name: str) -> Callable[[Role, Phas
 class _Worker:
     """The parent's end of one party's process."""
 
-    def __init__(self, name: str, heard: Queue[tuple[str, dict[str, Any] | None]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        heard: Queue[tuple[str, dict[str, Any] | None]],
+        key: str | os.PathLike[str] | None,
+    ) -> None:
         self.name = name
+        own = [] if key is None else [os.fspath(key)]
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "privinfer.runtime.worker", name],
+            [sys.executable, "-m", "privinfer.runtime.worker", name, *own],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -334,14 +366,19 @@ class _Worker:
 
 
 def _run_processes(
-    cast: _Cast, backend: str, model: ir.Model, rows: Mapping[str, Any], progress: LocalWatcher | None
+    cast: _Cast,
+    backend: str,
+    model: ir.Model,
+    rows: Mapping[str, Any],
+    progress: LocalWatcher | None,
+    keys: Keys,
 ) -> Result:
     heard: Queue[tuple[str, dict[str, Any] | None]] = Queue()
     workers: dict[str, _Worker] = {}
     graceful = 0.0
     try:
         for name in cast.names:
-            workers[name] = _Worker(name, heard)
+            workers[name] = _Worker(name, heard, keys.get(name))
         greetings = _collect(heard, set(cast.names), "certificate", None)
         parties = [
             mf.Party(name, "127.0.0.1", greetings[name]["port"], greetings[name]["certificate"])
@@ -350,7 +387,7 @@ def _run_processes(
         manifest = cast.manifest(backend, model, parties)
         for name, one in workers.items():
             own = pipes.pack_model(model) if name == cast.model_owner else None
-            runs = [pipes.pack_arrays(rows.get(name, {}))]
+            runs = [pipes.pack_inputs(rows.get(name, {}))]
             one.tell({"manifest": manifest.raw, "model": own, "runs": runs})
         finished = _collect(heard, set(cast.names), "report", progress)
         graceful = 2.0

@@ -30,7 +30,6 @@ from privinfer.backends.base import (
 from privinfer.backends.mpc import Mpc, roles
 from privinfer.errors import ConfigError, InputError, IntegrityError, PrivinferError, TransportError
 from privinfer.graph import ir
-from privinfer.graph.ranges import check_inputs
 from privinfer.plan.cost import declared_run
 from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.randomness import Scope
@@ -44,6 +43,7 @@ from privinfer.runtime.ahead import (
     unpack_roles,
     whole,
 )
+from privinfer.runtime.bring import bring
 from privinfer.runtime.drive import drive
 from privinfer.runtime.greeting import ARCHITECTURE, OFFERS, greet
 from privinfer.runtime.ledger import ReleaseLedger
@@ -234,7 +234,7 @@ class Party:
         self._store = store
         self._offer: Offer | None = None
         self._asked = 0
-        self._dealt = self._live = False
+        self._dealt = self._live = self._bringing = False
         self._closing = contextlib.ExitStack()
         self._seconds: dict[str, float] = {}
         try:
@@ -380,6 +380,8 @@ class Party:
         return self._backend.rows_at_once(self._table, roles.AHEAD)
 
     def _dealt_size(self, batch: int) -> int:
+        if self.manifest.backend != Mpc.name:
+            return 0  # keys are kept, and of each inference its number
         moved = declared_run(dataclasses.replace(self._table, network=roles.AHEAD), batch)
         return sum(
             size
@@ -396,9 +398,10 @@ class Party:
 
         Parameters
         ----------
-        inputs : mapping of array_like, optional
-            This party's inputs by name: real or integer arrays shaped (batch, ...) or one sample.
-            Checked before anything is sent.
+        inputs : mapping of array_like or Fragment, optional
+            This party's inputs by name: real or integer arrays shaped (batch, ...) or one sample; with
+            backend "ckks" also a :class:`privinfer.session.Fragment`, which is one row. Checked before
+            anything is sent.
 
         Returns
         -------
@@ -409,18 +412,19 @@ class Party:
         ------
         InputError
             An input is missing, unknown, of another shape or dtype, not finite or out of range.
+        ConfigError, IntegrityError
+            A fragment is of another owner or key, or damaged.
         TransportError, ProtocolViolation
             A party was lost, was late or broke the protocol; the culprit is named.
         """
         if self._failed is not None:
             raise self._failed
         with _Guard(self):
-            mine = {k for k, owner in self.manifest.inputs.items() if owner == self.name}
-            checked = check_inputs(self.architecture, inputs or {}, mine)
-            self._private.inputs.clear()
-            self._private.inputs.update(checked)
+            self._bringing = True
+            rows = bring(self.manifest, self._table, self._identity, self._private, inputs or {})
+            self._bringing = False
             offer = self._offer
-            if offer is not None and checked and len(next(iter(checked.values()))) != offer.batch:
+            if offer is not None and rows not in (None, offer.batch):
                 raise InputError(
                     f"the store was dealt for batches of {offer.batch} rows",
                     hint="bring as many rows, or join without a store",
@@ -432,6 +436,7 @@ class Party:
             while left != 0:
                 left = self._chunk(tally, ahead=offer is not None)
             self._private.inputs.clear()
+            self._private.fragments.clear()
         moved = report.traffic(self._office.endpoint.counters, before if first else None)
         self.report = {
             **report.of_party(self.manifest, self.name, self.architecture),
@@ -514,8 +519,8 @@ class Party:
             error = self._office.last_words(error)
         self._failed = error
         told = error
-        if isinstance(error, InputError) and error.culprit == self.name:
-            # how far an input lies outside its range is its owner's secret
+        if error.culprit == self.name and (isinstance(error, InputError) or self._bringing):
+            # how far an input lies outside its range is its owner's secret, and so is where its files lie
             told = InputError("refused its own input before anything was sent", culprit=self.name)
         self._office.abort(told)
         return error

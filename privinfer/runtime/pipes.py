@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping
 from typing import IO, Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from privinfer.errors import BY_CODE, PrivinferError
 from privinfer.graph import ir
+from privinfer.session.fragment import Fragment
 
 _LENGTH = struct.Struct("<Q")
 
@@ -43,6 +45,21 @@ def pack_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:
 def unpack_arrays(packed: Mapping[str, Any]) -> dict[str, Any]:
     """Inverse of :func:`pack_arrays`."""
     return {k: np.frombuffer(raw, dtype=np.dtype(d)).reshape(s) for k, (s, d, raw) in packed.items()}
+
+
+def pack_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays, and of fragments where they lie."""
+    at_rest = {k: v for k, v in inputs.items() if isinstance(v, Fragment)}
+    return {
+        "arrays": pack_arrays({k: v for k, v in inputs.items() if k not in at_rest}),
+        "fragments": {k: [os.fspath(v.path), os.fspath(v.key)] for k, v in at_rest.items()},
+    }
+
+
+def unpack_inputs(packed: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of :func:`pack_inputs`."""
+    at_rest = {k: Fragment(path, key) for k, (path, key) in packed["fragments"].items()}
+    return {**unpack_arrays(packed["arrays"]), **at_rest}
 
 
 def pack_model(model: ir.Model) -> dict[str, Any]:

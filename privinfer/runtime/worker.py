@@ -1,6 +1,6 @@
 """A party in a process of its own, started by :func:`privinfer.run_local`; talks CBOR over its pipes.
 
-    it says  {certificate, port}                       its key was made here and stays here
+    it says  {certificate, port}                       its key was made here, or is in the file named
     it hears {manifest, inputs, model, runs}           its own inputs only
     it says  {progress} ..., then {outputs, report} for each run, or {error}
 
@@ -48,7 +48,11 @@ def main() -> int:
             state = [role, phase.name.lower(), event.done, event.total, event.label]
             say({"progress": state})
 
-    identity = Identity.generate(name, days=2)
+    try:
+        identity = Identity.load(sys.argv[2]) if sys.argv[2:] else Identity.generate(name, days=2)
+    except PrivinferError as error:
+        say({"error": pipes.describe(error)})
+        return error.exit_code
     listener = listen("127.0.0.1", 0)
     say({"certificate": identity.certificate_pem, "port": listener.getsockname()[1]})
     task = pipes.read(heard)
@@ -60,7 +64,7 @@ def main() -> int:
         session = Session(Manifest.loads(task["manifest"]))
         with session.join(name, identity, model=model, progress=progress, listener=listener) as party:
             for packed in task["runs"]:
-                result = party.run(pipes.unpack_arrays(packed))
+                result = party.run(pipes.unpack_inputs(packed))
                 outputs = pipes.pack_arrays(result.outputs) if result else {}
                 say({"outputs": outputs, "report": party.report})
     except PrivinferError as error:

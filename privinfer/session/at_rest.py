@@ -99,7 +99,11 @@ class Header:
 def check_signer(header: Header, owner: PublicIdentity, title: str) -> None:
     """Raise ConfigError where a file is not `owner`'s, or of another certificate of theirs."""
     if header.owner != owner.name:
-        raise ConfigError(f"{title} belongs to {header.owner}, not {owner.name}", culprit=owner.name)
+        raise ConfigError(
+            f"{title} belongs to {header.owner}, not {owner.name}",
+            culprit=owner.name,
+            hint="every owner brings its own",
+        )
     if header.signer != owner.fingerprint:
         raise ConfigError(
             f"{title} was signed under another certificate of {owner.name}",

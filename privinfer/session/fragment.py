@@ -83,6 +83,22 @@ class FragmentHeader(Header):
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
+    """An input at rest, to be given to a run in the place of an array: one row.
+
+    Attributes
+    ----------
+    path : path
+        What ``privinfer fragment encrypt`` wrote.
+    key : path
+        The owner's CKKS key; the identity that the owner joins with opens it.
+    """
+
+    path: str | os.PathLike[str]
+    key: str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFragment:
     """A fragment whose signature was checked.
 
     Attributes
@@ -194,7 +210,7 @@ def read_fragment(
     bounds: tuple[float, float],
     parameters: bytes | None = None,
     key: bytes | None = None,
-) -> Fragment:
+) -> StoredFragment:
     """Read a fragment and check that it is what a session asks for.
 
     Parameters
@@ -226,21 +242,34 @@ def read_fragment(
     title = f"fragment {os.fspath(path)}"
     header, file = _verified(path, owner)
     if header.input != name:
-        raise InputError(f"{title} is input {header.input!r}, not {name!r}", culprit=owner.name)
+        raise InputError(
+            f"{title} is input {header.input!r}, not {name!r}",
+            culprit=owner.name,
+            hint="look with privinfer fragment show",
+        )
     if header.shape != tuple(shape):
-        raise InputError(f"{title} has shape {header.shape}, not {tuple(shape)}", culprit=owner.name)
+        raise InputError(
+            f"{title} has shape {header.shape}, not {tuple(shape)}",
+            culprit=owner.name,
+            hint="encrypt it again in the shape that the model declares",
+        )
     if not bounds[0] <= header.low <= header.high <= bounds[1]:
         raise InputError(
             f"{title} has values in ({header.low:g}, {header.high:g}), and the session takes "
             f"({bounds[0]:g}, {bounds[1]:g})",
             culprit=owner.name,
+            hint="encrypt it again with --range as the model declares it",
         )
     if parameters is not None and header.parameters != parameters:
         raise ConfigError(f"{title} was encrypted under other parameters", culprit=owner.name)
     if key is not None and header.key_id != key:
-        raise ConfigError(f"{title} was encrypted under another key of its owner", culprit=owner.name)
+        raise ConfigError(
+            f"{title} was encrypted under another key of its owner",
+            culprit=owner.name,
+            hint="give the key that privinfer fragment encrypt was run with",
+        )
     data = np.frombuffer(file.body, dtype="<u8").astype(np.uint64)
-    return Fragment(header, data.reshape(header.count, 2, header.levels, header.n))
+    return StoredFragment(header, data.reshape(header.count, 2, header.levels, header.n))
 
 
 def _verified(path: str | os.PathLike[str], owner: PublicIdentity) -> tuple[FragmentHeader, Sealed]:

@@ -47,6 +47,7 @@ SIGNATURE: Final = 64
 _PREFIX = struct.Struct("<8sHHIQ")
 _SIGNED = b"privinfer file at rest v1\x00"
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # as on memory sticks
+_AGAIN: Final = "copy it again from where it was written"
 _FLOATS = {25: ">e", 26: ">f", 27: ">d"}
 
 
@@ -79,7 +80,9 @@ class Sealed:
             owner.verify(_SIGNED + _digest(self.prefix, self.body), self.signature)
         except ProtocolViolation:
             raise IntegrityError(
-                f"{name} was changed after {owner.name} signed it, or is not theirs", culprit=owner.name
+                f"{name} was changed after {owner.name} signed it, or is not theirs",
+                culprit=owner.name,
+                hint=_AGAIN,
             ) from None
 
 
@@ -153,6 +156,18 @@ def _put(new: Path, file: Path, mode: int) -> None:
         os.replace(new, file)  # our own, empty one
 
 
+def is_sealed(path: str | os.PathLike[str]) -> bool:
+    """Whether a file starts like one of these; False where it cannot be read."""
+    file = Path(path)
+    try:
+        if not file.is_file():  # opening a named pipe would wait
+            return False
+        with file.open("rb") as stream:
+            return stream.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 def read(
     path: str | os.PathLike[str], kind: int, *, private: bool = False, only_header: bool = False
 ) -> Sealed:
@@ -194,31 +209,36 @@ def read(
         length, body = _check_prefix(start, kind, status.st_size, f"{what} {file}")
         prefix = start + stream.read(length)
         if len(prefix) != len(start) + length:
-            raise IntegrityError(f"{what} {file} is cut off")
+            raise IntegrityError(f"{what} {file} is cut off", hint=_AGAIN)
         header = _decode(prefix[_PREFIX.size :], f"{what} {file}")
         rest = b"" if only_header else stream.read(body + SIGNATURE)
     if not only_header and len(rest) != body + SIGNATURE:
-        raise IntegrityError(f"{what} {file} is cut off")
+        raise IntegrityError(f"{what} {file} is cut off", hint=_AGAIN)
     return Sealed(kind, header, body, memoryview(rest)[:body], prefix, rest[body:])
 
 
 def _check_prefix(start: bytes, kind: int, size: int, name: str) -> tuple[int, int]:
     if len(start) < _PREFIX.size:
-        raise IntegrityError(f"{name} is cut off")
+        raise IntegrityError(f"{name} is cut off", hint=_AGAIN)
     magic, version, found, length, body = _PREFIX.unpack(start)
     if magic != MAGIC:
-        raise IntegrityError(f"{name} is no file of privinfer")
+        raise IntegrityError(
+            f"{name} is no file of privinfer", hint="privinfer fragment encrypt writes fragments, keygen keys"
+        )
     if version != VERSION:
         raise ConfigError(
             f"{name} has format version {version}, and this privinfer reads {VERSION}",
             hint="use the release that wrote it, or a later one" if version > VERSION else None,
         )
     if found != kind:
-        raise ConfigError(f"{name} is a {KINDS.get(found, 'file of unknown kind')}")
+        raise ConfigError(
+            f"{name} is a {KINDS.get(found, 'file of unknown kind')}",
+            hint=f"give a {KINDS[kind]}, as privinfer fragment makes it",
+        )
     if length > MAX_HEADER or body > MAX_BODY:
         raise IntegrityError(f"{name} declares {length} and {body} bytes, which is too large")
     if size != _PREFIX.size + length + body + SIGNATURE:
-        raise IntegrityError(f"{name} is cut off or too long")
+        raise IntegrityError(f"{name} is cut off or too long", hint=_AGAIN)
     return length, body
 
 

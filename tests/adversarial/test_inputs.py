@@ -142,7 +142,6 @@ def other_ranges():
             "startup",
         ),
         (("startup", None, None, other_ranges()), "not the one the session was", "startup"),
-        (("patient", stage.manifest(backend="ckks")), "'ckks' cannot run between parties", None),
         (("patient", stage.manifest(backend="plain")), "'plain' cannot run between parties", None),
     ],
 )
@@ -322,7 +321,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "words.csv").write_text("a,b,c\n1,2,3\n")
     (tmp_path / "blood.txt").write_text("1 2 3\n")
     (tmp_path / "cut.toml").write_bytes(stage.manifest().raw[:700])
-    (tmp_path / "other.toml").write_bytes(stage.manifest(backend="ckks").raw)
+    (tmp_path / "other.toml").write_bytes(stage.manifest(backend="plain").raw)
     (tmp_path / "half.key").write_bytes(stage.identity("laboratory").private_pem()[:100])
     (tmp_path / "half.key").chmod(0o600)
     (tmp_path / "open.key").write_bytes(stage.identity("laboratory").private_pem())
@@ -355,7 +354,7 @@ TYPED = [
     (("laboratory", *BLOOD, "--identity", "open.key"), 11, "can be read by others"),
     (("laboratory", *BLOOD, "--session", "cut.toml"), 11, ""),
     (("laboratory", *BLOOD, "--session", "gone.toml"), 11, "cannot read session file gone.toml"),
-    (("laboratory", *BLOOD, "--session", "other.toml"), 11, "backend 'ckks' cannot run"),
+    (("laboratory", *BLOOD, "--session", "other.toml"), 11, "backend 'plain' cannot run"),
     (("startup",), 11, "model owner has to bring the model"),
     (("laboratory", *BLOOD, "--model", "model.onnx", *RANGES), 11, "model owner has to bring the model"),
     (("startup", "--model", "wide.onnx", *RANGES), 11, "not the one the session was sealed for"),

@@ -19,6 +19,10 @@ import onnx.reference
 import onnxruntime
 import pytest
 
+import privinfer
+from privinfer.backends.ckks import roles as ckks
+from privinfer.graph import reference
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 SCRIPTS = ("batch", "one_owner", "somebody_elses_onnx", "three_owners", "trees", "two_owners")
@@ -155,6 +159,40 @@ def test_six_terminals_readme_and_script_give_the_same_commands():
         own = arguments.replace('--model "$model"', model).replace("--output answer", "")
         assert f"```sh\nprivinfer party {name} {own}".rstrip() + "\n```" in readme
         assert f"privinfer keygen {name}\n" in readme
+
+
+def test_threshold(tmp_path):
+    pytest.importorskip("tenseal")
+    said = run(EXAMPLES / "threshold" / "run.sh", "5", cwd=tmp_path)
+    logit = number(r"risk [\d.]+% \(logit (-?[\d.]+)\)", said)
+    file = EXAMPLES / "cohort" / "risk-polynomial.onnx"
+    model = privinfer.from_onnx(file, calibration=cohort().load("validation", n=200).inputs())
+    inputs = {k: v[5:6] for k, v in cohort().load("test").inputs().items()}
+    clear = reference.run(model, inputs)["risk"][0, 0]
+    plan = ckks.planned(model.architecture, 5, 4)
+    assert abs(logit - clear) <= ckks.declared_error(plan, plan.outputs[0]) + PRINTED
+    terminals = dict(re.findall(r"^== (\w+)\n(.*?)(?=^== |\Z)", said, re.MULTILINE | re.DOTALL))
+    names = ["hospital", "dna_company", "laboratory", "startup", "notary", "patient"]
+    assert list(terminals) == names
+    for name in names[:-1]:
+        assert f"{name}: done; the result is the receiver's alone" in terminals[name]
+    who = "hospital, dna_company, laboratory, patient, notary"
+    assert f"private unless 4 of {{{who}}} collude, as long as everybody follows the protocol" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_threshold_readme_and_script_give_the_same_commands():
+    readme = (EXAMPLES / "threshold" / "README.md").read_text()
+    shell = (EXAMPLES / "threshold" / "run.sh").read_text()
+    model = "--model $REPO/examples/cohort/risk-polynomial.onnx --calibration calibration.npz"
+    assert f"privinfer seal session.draft.toml {model}\n" in readme
+    for name, arguments in re.findall(r"^start (\w+) ?(.*)$", shell, re.MULTILINE):
+        own = arguments.replace('--model "$model"', "--model $REPO/examples/cohort/risk-polynomial.onnx")
+        own = own.replace("--output answer", "")
+        assert f"```sh\nprivinfer party {name} {own}".rstrip() + "\n```" in readme
+        assert f"privinfer keygen {name}\n" in readme
+    for line in re.findall(r"^privinfer fragment .*$", shell, re.MULTILINE):
+        assert line.removesuffix(" >/dev/null") + "\n" in readme
 
 
 def test_two_owners(tmp_path):

@@ -38,7 +38,7 @@ def write(path: Path, **changes: Any) -> fragment.FragmentHeader:
     return write_fragment(path, OWNER, DATA, **{**fields, **changes})
 
 
-def read(path: Path, **changes: Any) -> fragment.Fragment:
+def read(path: Path, **changes: Any) -> fragment.StoredFragment:
     return read_fragment(path, OWNER.public, **{**ASKED, **changes})
 
 

@@ -352,7 +352,9 @@ def test_other_backends_need_no_helper():
     made = manifest(
         backend="ckks",
         helper=None,
-        evaluators=("startup",),
+        evaluators=(),
+        key_holders=("hospital", "dna_company", "helper"),
+        threshold=2,
         inputs={"x": "hospital", "y": "helper", "z": "dna_company"},
     )
     assert made.helper is None

@@ -29,7 +29,7 @@ from privinfer.graph import ir
 from privinfer.protocols.ckks import noise, smudging
 from privinfer.protocols.ckks.keys import PublicKey
 from privinfer.protocols.ckks.parameters import SCALE
-from privinfer.protocols.randomness import U64
+from privinfer.protocols.randomness import U64, derive
 
 __all__ = ["Evaluation", "EvaluationKeys", "Outlook", "RefreshRequest", "Rows"]
 
@@ -392,7 +392,9 @@ def spectral_norm(m: Matrix) -> float:
     if m.values is None or not m.count or not m.values.any():
         return 0.0
     rows, columns = int(m.rows.max()) + 1, int(m.columns.max()) + 1
-    x: Values = np.random.default_rng(0).normal(size=columns)  # no secret: a direction to start from
+    # no secret: a direction to start from, the same each time, about Gaussian as a sum of eight
+    start = np.frombuffer(derive(bytes(32), "spectral norm", size=8 * columns), dtype=np.uint8)
+    x: Values = (start.reshape(columns, 8) - 127.5).sum(axis=1)
     norm = 0.0
     for _ in range(POWER_ITERATIONS):
         x /= max(float(np.linalg.norm(x)), 1e-300)

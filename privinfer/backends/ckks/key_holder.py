@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from privinfer.backends.base import Idle, Play, Private, Progress, Receive, Send
-from privinfer.backends.ckks import joint, roles
+from privinfer.backends.ckks import joint, kept, roles
+from privinfer.backends.ckks.kept import Kept
 from privinfer.backends.ckks.plan import Opened, Refreshed
 from privinfer.backends.ckks.roles import Request, Setting
 from privinfer.errors import IntegrityError, ProtocolViolation
@@ -24,12 +25,18 @@ class KeyHolder(Idle):
         self.place, self.setting = place, setting
         self.role, self.name = roles.holder(place), setting.holders[place]
         self.asker = setting.table.party[roles.MODEL_OWNER]
-        self.releases = Releases(setting.session, private.release or volatile)
-        self.crs = CRS(setting.session)
+        self.record = private.release or volatile
         self.batch: int | None = None
         self.access = threshold.Access(setting.holders, setting.threshold)
-        self.targets: dict[str, PublicKey] = {}
         self.inference = 0
+        self._begin(setting.session)
+
+    def _begin(self, session: bytes) -> None:
+        """Forget all keys: labels and ledger go by the session in which keys were made."""
+        self.session = session
+        self.releases = Releases(session, self.record)
+        self.crs = CRS(session)
+        self.targets: dict[str, PublicKey] = {}
         self._secret: SecretShare | None = None
         self._point: threshold.HolderShare | None = None
         self._shares: dict[tuple[str, ...], KeyShare] = {}
@@ -39,6 +46,7 @@ class KeyHolder(Idle):
     def setup(self) -> Play:
         """Joint public key, relinearisation key, Galois keys, sub-shares, the receivers' keys."""
         setting, p = self.setting, self.setting.parameters
+        self._begin(setting.session)
         self._secret = secret = SecretShare.fresh(p)
         public = yield from joint.make(setting, self.crs, self.role, secret)
         if self.name in setting.owners():
@@ -81,7 +89,35 @@ class KeyHolder(Idle):
                 received[other] = threshold.parse(p, data, other, self.name)
         self._point = threshold.aggregate(p, self.access, self.name, received)
 
+    def keep(self) -> bytes | None:
+        """What it multiplies with, and the receivers' keys; of a threshold, its point and not its s_i."""
+        if self._secret is None:
+            raise IntegrityError("a key holder keeps keys that were not made")
+        parts = {f"target {party}": key.to_bytes() for party, key in self.targets.items()}
+        if self._point is None:
+            parts["secret"] = kept.ternary(self._secret)
+        else:
+            parts["point"] = kept.array(self._point.values)
+        return kept.pack(self.setting.plan, parts)
+
+    def restore(self, session: bytes, data: bytes) -> None:
+        """Take the keys of an earlier join."""
+        if session == self.session and self._secret is not None:
+            return  # made in this join
+        setting, found = self.setting, Kept(self.setting.plan, data)
+        self._begin(session)
+        self.targets = {party: found.public(f"target {party}") for party in setting.receivers()}
+        if setting.whole:
+            self._secret = found.secret("secret")
+        else:
+            point = found.residues("point", (), setting.parameters.full)
+            self._point = threshold.HolderShare(setting.parameters, self.name, point)
+
     # -- each inference --------------------------------------------------------------------------
+
+    def resume(self, scope: Scope, kept: bytes | None) -> Play:
+        """As :meth:`offline`: the keys are there, and the number was never used."""
+        return self.offline(scope)
 
     def offline(self, scope: Scope) -> Play:
         """Note which inference comes: its number is part of every label."""
@@ -157,9 +193,9 @@ class KeyHolder(Idle):
 
     def _share(self, active: tuple[str, ...]) -> KeyShare:
         """What this holder multiplies with: s_i, or lambda_i S_i among the active."""
-        if self._secret is None:
-            raise IntegrityError("a key holder answers before the joint key is made")
         if self.setting.whole:
+            if self._secret is None:
+                raise IntegrityError("a key holder answers before the joint key is made")
             return self._secret
         if self._point is None:
             raise IntegrityError("a key holder answers before sub-shares were dealt")

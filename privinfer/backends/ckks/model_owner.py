@@ -10,9 +10,10 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from privinfer.backends.base import Idle, Play, Private, Progress, Receive, Send
-from privinfer.backends.ckks import joint, roles
+from privinfer.backends.ckks import joint, kept, roles
 from privinfer.backends.ckks.cipher import Ciphertext
 from privinfer.backends.ckks.evaluate import Evaluation, EvaluationKeys, Rows
+from privinfer.backends.ckks.kept import Kept
 from privinfer.backends.ckks.key_holder import as_bytes
 from privinfer.backends.ckks.plan import Opened, Refreshed
 from privinfer.backends.ckks.roles import Request, Setting
@@ -33,20 +34,27 @@ class ModelOwner(Idle):
         if private.model is None:
             raise ConfigError("the model owner has to bring the model", hint="pass model=")
         self.setting, self.model = setting, private.model
-        self.crs = CRS(setting.session)
-        self.public: PublicKey | None = None
         self.evaluation: Evaluation | None = None
+        self.keys: EvaluationKeys | None = None
+        self._begin(setting.session)
         self.rounds: int | None = None
         self.batch: int | None = None
         self.inference = 0
         self._alive = list(range(len(setting.holders)))
         self._count = 0
 
+    def _begin(self, session: bytes) -> None:
+        """Labels go by the session in which keys were made."""
+        self.session = session
+        self.crs = CRS(session)
+        self.public: PublicKey | None = None
+
     # -- once a session --------------------------------------------------------------------------
 
     def setup(self) -> Play:
         """Witness the joint public key, add up the others, encode the weights."""
         setting, plan = self.setting, self.setting.plan
+        self._begin(setting.session)
         self.public = yield from joint.make(setting, self.crs, roles.MODEL_OWNER, None)
         key = (yield from self._relinearise()) if plan.relinearises else None
         keys: dict[int, U64] = {}
@@ -60,11 +68,42 @@ class ModelOwner(Idle):
             total = galois.aggregate(setting.linear, shares, setting.holders)
             keys[element] = galois.finish(setting.linear, common, total)
             yield Progress(k + 1, len(plan.galois_elements), "rotation keys")
-        self.evaluation = Evaluation(plan, self.model, EvaluationKeys(self.public, key, keys))
+        self._prepare(EvaluationKeys(self.public, key, keys))
+
+    def _prepare(self, keys: EvaluationKeys) -> None:
+        plan, self.keys = self.setting.plan, keys
+        self.evaluation = Evaluation(plan, self.model, keys)
         self.evaluation.prepare()
         outlook = self.evaluation.outlook()
         roles.check_outlook(plan, outlook)
         self.notes = tuple(one.describe() for one in outlook)
+
+    def keep(self) -> bytes | None:
+        """The joint public key, and the keys it evaluates with; weights are encoded anew."""
+        if self.keys is None or self.public is None:
+            raise IntegrityError("a model owner keeps keys that were not made")
+        parts = {"joint": self.public.to_bytes()}
+        if self.keys.relinearisation is not None:
+            parts["relinearisation"] = kept.array(self.keys.relinearisation)
+        parts |= {f"galois {element}": kept.array(key) for element, key in self.keys.galois.items()}
+        return kept.pack(self.setting.plan, parts)
+
+    def restore(self, session: bytes, data: bytes) -> None:
+        """Take the keys of an earlier join; the weights may have changed since."""
+        if session == self.session and self.public is not None:
+            return  # made in this join
+        plan, few = self.setting.plan, self.setting.linear
+        p, found = plan.parameters, Kept(plan, data)
+        self._begin(session)
+        self.public = found.public("joint")
+        key = None
+        if plan.relinearises:
+            key = found.residues("relinearisation", (p.digits, 2), p.full)
+        keys = {
+            element: found.residues(f"galois {element}", (few.digits, 2), few.full, few)
+            for element in plan.galois_elements
+        }
+        self._prepare(EvaluationKeys(self.public, key, keys))
 
     def _relinearise(self) -> Generator[Send | Receive, Any, U64]:
         p, holders = self.setting.parameters, self.setting.holders
@@ -89,6 +128,10 @@ class ModelOwner(Idle):
         for role in self.setting.table.party:
             if role != roles.MODEL_OWNER:
                 yield Send(role, roles.READY, bytes(roles.READY_BYTES))
+
+    def resume(self, scope: Scope, kept: bytes | None) -> Play:
+        """As :meth:`offline`."""
+        return self.offline(scope)
 
     def online(self) -> Play:
         """Inputs, layers, refreshes, and the outputs under their receivers' keys."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from privinfer.backends.base import Idle, Outputs, Play, Receive, Send
-from privinfer.backends.ckks import roles
+from privinfer.backends.ckks import kept, roles
+from privinfer.backends.ckks.kept import Kept
 from privinfer.backends.ckks.packing import Unpacker
 from privinfer.backends.ckks.roles import Setting
 from privinfer.errors import IntegrityError, ProtocolViolation
@@ -17,6 +18,8 @@ class Receiver(Idle):
 
     def __init__(self, setting: Setting, party: str) -> None:
         self.setting, self.party = setting, party
+        self.session = setting.session
+        self.key: OwnKey | None = None
         self.unpacker: Unpacker | None = None
 
     def setup(self) -> Play:
@@ -24,11 +27,31 @@ class Receiver(Idle):
         key = OwnKey.fresh(self.setting.parameters)
         for k in range(len(self.setting.holders)):
             yield Send(roles.holder(k), roles.RECEIVER_KEY, key.public.to_bytes())
+        self._take(key, self.setting.session)
+
+    def _take(self, key: OwnKey, session: bytes) -> None:
+        self.key, self.session = key, session
         self.unpacker = Unpacker(key)
+
+    def keep(self) -> bytes | None:
+        """Its key."""
+        if self.key is None:
+            raise IntegrityError("a receiver keeps a key that was not made")
+        parts = {"key": kept.ternary(self.key.secret), "key public": self.key.public.to_bytes()}
+        return kept.pack(self.setting.plan, parts)
+
+    def restore(self, session: bytes, data: bytes) -> None:
+        """Take the key of an earlier join."""
+        if session != self.session or self.key is None:
+            self._take(Kept(self.setting.plan, data).own("key"), session)
 
     def offline(self, scope: Scope) -> Play:
         """Wait until the model owner has everything in place."""
         yield Receive(roles.MODEL_OWNER, roles.READY, roles.READY_BYTES)
+
+    def resume(self, scope: Scope, kept: bytes | None) -> Play:
+        """As :meth:`offline`."""
+        return self.offline(scope)
 
     def online(self) -> Play:
         """Take each output's ciphertexts and decrypt them."""
