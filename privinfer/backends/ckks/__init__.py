@@ -6,15 +6,19 @@ receiver under the receiver's own key.
 
 from __future__ import annotations
 
+from typing import Any
+
 from privinfer.backends.base import Network, Player, Private, Role, Table
 from privinfer.backends.ckks import roles
 from privinfer.backends.ckks.key_holder import KeyHolder
 from privinfer.backends.ckks.model_owner import ModelOwner
 from privinfer.backends.ckks.owner import Owner
 from privinfer.backends.ckks.receiver import Receiver
+from privinfer.graph import ir
+from privinfer.protocols.ckks.parameters import PRIME_BITS
 from privinfer.session.manifest import Manifest
 
-__all__ = ["NAME", "Ckks", "rounds", "sees", "trust"]
+__all__ = ["NAME", "Ckks", "precision", "rounds", "sees", "trust"]
 
 NAME = "ckks"
 
@@ -79,6 +83,20 @@ def sees(manifest: Manifest, name: str) -> list[str]:
         seen.append("its share of the joint key; halves of ciphertexts, as good as random to it")
     seen.extend(f"the result {k}" for k, receiver in manifest.receivers.items() if receiver == name)
     return seen
+
+
+def precision(manifest: Manifest, architecture: ir.Architecture) -> dict[str, Any]:
+    """What a report says of numbers: the scale, the smudging, and the error that these declare."""
+    holders = len(manifest.key_holders)
+    plan = roles.planned(architecture, holders, manifest.threshold)
+    return {
+        "scale_bits": PRIME_BITS,
+        "basis": architecture.precision.basis,
+        "declared_error_bound": max(roles.declared_error(plan, one) for one in plan.outputs),
+        "smudging": {one.name: f"uniform in +-2^{one.smudging.bits}, each party" for one in plan.outputs},
+        "ring_degree": plan.parameters.n,
+        "levels": plan.parameters.levels,
+    }
 
 
 def rounds(table: Table) -> dict[str, int]:

@@ -63,6 +63,9 @@ class ModelOwner(Idle):
             yield Progress(k + 1, len(plan.galois_elements), "rotation keys")
         self.evaluation = Evaluation(plan, self.model, EvaluationKeys(self.public, key, keys))
         self.evaluation.prepare()
+        outlook = self.evaluation.outlook()
+        roles.check_outlook(plan, outlook)
+        self.notes = tuple(one.describe() for one in outlook)
 
     def _relinearise(self) -> Generator[Send | Receive, Any, U64]:
         p, holders = self.setting.parameters, self.setting.holders
@@ -82,9 +85,11 @@ class ModelOwner(Idle):
     # -- each inference --------------------------------------------------------------------------
 
     def offline(self, scope: Scope) -> Play:
-        """Note which inference comes: its number is part of every label."""
+        """Note which inference comes, and tell everybody that the keys and the weights are in place."""
         self.inference = scope.inference
-        yield from ()
+        for role in self.setting.table.party:
+            if role != roles.MODEL_OWNER:
+                yield Send(role, roles.READY, bytes(roles.READY_BYTES))
 
     def online(self) -> Play:
         """Inputs, layers, refreshes, and the outputs under their receivers' keys."""
