@@ -13,16 +13,19 @@ from unittest import mock
 import numpy as np
 
 from privinfer.backends.base import Outputs, Phase, Player, Private, Role, Table
-from privinfer.backends.ckks import Ckks, roles
+from privinfer.backends.ckks import Ckks, owner, receiver, roles
 from privinfer.backends.ckks.evaluate import Evaluation, Outlook
 from privinfer.backends.ckks.model_owner import ModelOwner
-from privinfer.backends.ckks.plan import Plan, make_plan
+from privinfer.backends.ckks.plan import Opened, Plan, Source, make_plan
 from privinfer.backends.ckks.roles import Setting
 from privinfer.graph import ir
 from privinfer.graph.ranges import check_inputs
+from privinfer.protocols.ckks import encryption
+from privinfer.protocols.ckks.keys import OwnKey, PublicKey
 from privinfer.protocols.ckks.parameters import Parameters
 from privinfer.protocols.randomness import Scope
 from privinfer.runtime.drive import drive
+from tests.support.ckks_oracle import wide_floats
 from tests.support.simulate import Deadlock, Message, RecordingPost, Tamper, identity, verify
 
 __all__ = ["Deadlock", "Message", "Outcome", "Simulation", "seat", "simulate", "small_ring"]
@@ -38,6 +41,40 @@ def plan_of(architecture: ir.Architecture, holders: int, threshold: int, paramet
     return make_plan(architecture, holders, threshold, parameters=parameters)
 
 
+class OwnPacker:
+    """In SEAL's place, which knows no rings so small for so many primes."""
+
+    def __init__(self, public: PublicKey) -> None:
+        self.public = public
+
+    def encrypt(self, source: Source, values: Any) -> Any:
+        p = self.public.parameters
+        basis = p.data(source.level)
+        slots = source.layout.pack(values.reshape(len(values), -1)).reshape(-1, p.slots)
+        plain = p.ring.encode(slots.astype(np.complex128), source.scale, basis)
+        found = [encryption.encrypt(p, self.public, m) for m in plain]
+        return np.array(found, dtype=np.uint64).reshape(-1, 2, source.level, p.n)
+
+
+class OwnUnpacker:
+    """The same at a receiver."""
+
+    def __init__(self, key: OwnKey) -> None:
+        self.key = key
+
+    def decrypt(self, output: Opened, rows: Any) -> Any:
+        p = self.key.secret.parameters
+        slots = np.array([[self._slots(c, output.scale) for c in row] for row in rows])
+        packed = slots.reshape(*rows.shape[:2], output.layout.slots)
+        return output.layout.unpack(packed).reshape(len(rows), *output.shape)
+
+    def _slots(self, c: Any, scale: float) -> Any:
+        p = self.key.secret.parameters
+        basis = p.data(c.shape[1])
+        words = p.ring.compose(p.ring.intt(encryption.decrypt(p, self.key.secret, c), basis), basis)
+        return p.ring.decode(wide_floats(words), scale).real
+
+
 @contextlib.contextmanager
 def small_ring(parameters: Parameters = SMALL) -> Iterator[None]:
     """Let every party plan on a small ring meanwhile; the product has no option for that."""
@@ -45,7 +82,11 @@ def small_ring(parameters: Parameters = SMALL) -> Iterator[None]:
     def planned(architecture: ir.Architecture, holders: int, threshold: int) -> Plan:
         return plan_of(architecture, holders, threshold, parameters)
 
-    with mock.patch.object(roles, "planned", planned):
+    with (
+        mock.patch.object(roles, "planned", planned),
+        mock.patch.object(owner, "Packer", OwnPacker),
+        mock.patch.object(receiver, "Unpacker", OwnUnpacker),
+    ):
         yield
 
 
@@ -130,6 +171,7 @@ class Simulation:
             for role, p in table.party.items()
         }
         backend = Ckks()
+        self.parameters = parameters
         with small_ring(parameters):
             self.setting = roles.setting_of(table)
             self.players: dict[Role, Player] = {
@@ -173,7 +215,8 @@ class Simulation:
         gone = self.post.gone
         plays = {r: start(player) for r, player in self.players.items() if self.table.party[r] not in gone}
         try:
-            return drive(plays, self.post, phase)
+            with small_ring(self.parameters):
+                return drive(plays, self.post, phase)
         finally:
             for play in plays.values():
                 play.close()

@@ -21,7 +21,6 @@ from privinfer.protocols.ckks import encryption, galois, public_switch, refresh,
 from privinfer.protocols.ckks.crs import CRS
 from privinfer.protocols.ckks.keys import PublicKey
 from privinfer.protocols.ckks.messages import residues_size, unpack
-from privinfer.protocols.ckks.smudging import Smudging
 from privinfer.protocols.randomness import U64, Scope
 
 Asking = Generator[Send | Receive | Progress, Any, list[U64]]
@@ -152,13 +151,8 @@ class ModelOwner(Idle):
         self, number: int, entries: Sequence[Refreshed], ciphertexts: Sequence[Ciphertext]
     ) -> Asking:
         p = self.setting.parameters
-
-        def lower(k: int, c: Ciphertext) -> U64:
-            return self._hidden(c.data[:, : entries[k].span.low], None)
-
         hidden, label, shares = yield from self._ask(
             number,
-            lower,
             ciphertexts,
             lambda k: refresh.size(p, entries[k].span),
             lambda k, data, party: refresh.parse(p, entries[k].span, data, party),
@@ -175,7 +169,6 @@ class ModelOwner(Idle):
         p = self.setting.parameters
         hidden, _, shares = yield from self._ask(
             number,
-            lambda k, c: self._hidden(c.data[:, : entries[k].level], entries[k].smudging),
             ciphertexts,
             lambda k: public_switch.size(p, entries[k].level),
             lambda k, data, party: public_switch.parse(p, data, entries[k].level, party),
@@ -186,21 +179,25 @@ class ModelOwner(Idle):
             found.append(public_switch.finish(p, c[0], total))
         return found
 
-    def _hidden(self, data: U64, smudging: Smudging | None) -> U64:
-        """The same under a fresh encryption of zero: nothing leaves without."""
+    def _hidden_again(self, data: U64) -> U64:
+        """The same under one more fresh encryption of zero, so that it is another ciphertext to everybody.
+
+        :class:`Evaluation` has hidden it before, and flooded what will be opened: that lies in c0, which leaves
+        once, to the receiver.
+        """
         if self.public is None:
             raise IntegrityError("a ciphertext would leave before there is a public key to hide it under")
-        return encryption.rerandomise(self.setting.parameters, self.public, data, smudging)
+        return encryption.rerandomise(self.setting.parameters, self.public, data)
 
     def _ask(
-        self, number: int, lower: Any, ciphertexts: Sequence[Ciphertext], size: Any, parse: Any
+        self, number: int, ciphertexts: Sequence[Ciphertext], size: Any, parse: Any
     ) -> Generator[Send | Receive, Any, tuple[list[U64], str, list[dict[str, Any]]]]:
         """One request: again, newly hidden and to others, where a key holder is lost that can be spared."""
         setting, attempt = self.setting, 0
         sizes = [size(k) for k in range(len(ciphertexts))]
         while True:
             active = self._alive[: setting.threshold]
-            hidden = [lower(k, c) for k, c in enumerate(ciphertexts)]
+            hidden = [self._hidden_again(c.data) if attempt else c.data for c in ciphertexts]
             asked = Request(number, attempt, sum(1 << k for k in active), self.batch or 0).to_bytes()
             body = as_bytes([c[1] for c in hidden])
             for k in self._alive:
