@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -50,7 +51,8 @@ class OwnPacker:
     def encrypt(self, source: Source, values: Any) -> Any:
         p = self.public.parameters
         basis = p.data(source.level)
-        slots = source.layout.pack(values.reshape(len(values), -1)).reshape(-1, p.slots)
+        rows = values.reshape(len(values), math.prod(source.shape))
+        slots = source.layout.pack(rows).reshape(-1, p.slots)
         plain = p.ring.encode(slots.astype(np.complex128), source.scale, basis)
         found = [encryption.encrypt(p, self.public, m) for m in plain]
         return np.array(found, dtype=np.uint64).reshape(-1, 2, source.level, p.n)
@@ -63,7 +65,6 @@ class OwnUnpacker:
         self.key = key
 
     def decrypt(self, output: Opened, rows: Any) -> Any:
-        p = self.key.secret.parameters
         slots = np.array([[self._slots(c, output.scale) for c in row] for row in rows])
         packed = slots.reshape(*rows.shape[:2], output.layout.slots)
         return output.layout.unpack(packed).reshape(len(rows), *output.shape)
@@ -76,8 +77,14 @@ class OwnUnpacker:
 
 
 @contextlib.contextmanager
-def small_ring(parameters: Parameters = SMALL) -> Iterator[None]:
-    """Let every party plan on a small ring meanwhile; the product has no option for that."""
+def small_ring(parameters: Parameters | None = SMALL) -> Iterator[None]:
+    """Let every party plan on a small ring meanwhile; the product has no option for that.
+
+    None changes nothing.
+    """
+    if parameters is None:
+        yield
+        return
 
     def planned(architecture: ir.Architecture, holders: int, threshold: int) -> Plan:
         return plan_of(architecture, holders, threshold, parameters)
@@ -160,7 +167,7 @@ class Simulation:
         model: ir.Model,
         table: Table,
         tamper: Tamper | None = None,
-        parameters: Parameters = SMALL,
+        parameters: Parameters | None = SMALL,
         *,
         setup: bool = True,
     ) -> None:

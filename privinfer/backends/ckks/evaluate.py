@@ -171,15 +171,21 @@ class Evaluation:
         value, steps = circuit.segments[step.name].value, self.plan.diagonals[step.name]
         layout = self.plan.layouts[step.name]
         biases = [None] * layout.ciphertexts if value.bias is None else list(layout.pack(value.bias))
-        return linear.prepare(
-            self.rotating,
-            steps,
-            diagonal_values([value.parts[k] for k in step.inputs], steps),
-            biases,
-            limbs=step.level,
-            scales=[self.scales[step.inputs[k]] for k, _ in steps.inputs],
-            scale=self.scales[step.name],
-        )
+        try:
+            return linear.prepare(
+                self.rotating,
+                steps,
+                diagonal_values([value.parts[k] for k in step.inputs], steps),
+                biases,
+                limbs=step.level,
+                scales=[self.scales[step.inputs[k]] for k, _ in steps.inputs],
+                scale=self.scales[step.name],
+            )
+        except ValueError:  # a coefficient does not fit 62 bits, 12 more than the scale
+            raise PrecisionError(
+                f"node {step.node!r}: a weight or a bias is too large to be encoded",
+                hint="smaller weights: let the next layer, or batch normalisation, have the factor",
+            ) from None
 
     # Running
 
