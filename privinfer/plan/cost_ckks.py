@@ -1,4 +1,4 @@
-"""What a session under encryption will send, message by message, from the formulas that each protocol declares.
+"""What a session under encryption will send, from the formulas that each protocol declares.
 
 Payload bytes, where no key holder is lost; each message's frame header, and TLS, come on top.
 """

@@ -272,11 +272,16 @@ class Office:
                 self.watch.handled += 1
 
     def _post(self, to: str, frame: Frame) -> None:
+        spare = to in self._spare and self._running
+        if spare:  # should it take nothing, the others must see whom this party waits for
+            self.watch.waiting(to)
         try:
             self.endpoint.send(to, frame)
         except TransportError as error:
             if not self._give_up(error):
                 raise
+        if spare:
+            self.watch.waiting(None)
 
     def take(self, receiver: Role, wanted: Receive, phase: Phase) -> bytes | None:
         """The whole message once all its pieces are here."""
@@ -364,6 +369,8 @@ class Office:
 
         self._until(lambda: not missing(), lambda: next(iter(missing()), None), when(run, Phase.CONTROL))
         for pair, queue in self._frames.items():
+            if self.cast[pair[0]] in self.missing:  # it may have been lost in the middle of a message
+                queue.clear()
             for frame in queue:  # the next run may have begun elsewhere
                 if frame.step >> STEP_BITS != (run + 1) & 0x7FF:
                     raise ProtocolViolation("sent more than was due", culprit=self.cast[pair[0]])
@@ -481,15 +488,16 @@ class Office:
             case Kind.ABORT:
                 told = decode_abort(frame.payload, peer)
                 self._gone.add(peer)
-                if self._give_up(TransportError("gave up", culprit=peer)):
+                # A spare party may leave for whatever reason, but not as a witness of what another one did.
+                code = BY_CODE.get(told.code, TransportError)
+                own = told.culprit in (None, peer) or issubclass(code, TransportError)
+                if own and self._give_up(TransportError("gave up", culprit=peer)):
                     return
                 named = (told.culprit or peer).split(" or ")
                 if not {*named} <= {self.endpoint.name, *self.endpoint.peers}:
                     raise ProtocolViolation("blames somebody who is no party", culprit=peer)
                 hint = None if named == [peer] else f"this is what {peer} says"
-                self._told = BY_CODE.get(told.code, TransportError)(
-                    told.message, culprit=" or ".join(named), hint=hint
-                )
+                self._told = code(told.message, culprit=" or ".join(named), hint=hint)
                 raise self._told
             case Kind.BYE:
                 self._gone.add(peer)

@@ -30,6 +30,7 @@ class KeyHolder(Idle):
         self.access = threshold.Access(setting.holders, setting.threshold)
         self.targets: dict[str, PublicKey] = {}
         self.inference = 0
+        self.spared = len(setting.holders) - setting.threshold  # how many may be lost from now on
         self._secret: SecretShare | None = None
         self._point: threshold.HolderShare | None = None
         self._shares: dict[tuple[str, ...], KeyShare] = {}
@@ -93,6 +94,7 @@ class KeyHolder(Idle):
         plan = self.setting.plan
         due, count, batch = 0, 0, None
         attempts = -1
+        active: tuple[str, ...] = ()
         while True:
             data = yield Receive(roles.MODEL_OWNER, roles.ASK + count, roles.REQUEST_BYTES)
             asked = Request.parse(data)
@@ -103,8 +105,9 @@ class KeyHolder(Idle):
                 return
             if asked.number == due:
                 due, attempts = due + 1, 0
-            elif asked.number == due - 1 and not self.setting.whole:
-                attempts += 1
+            elif asked.number == due - 1 and self.spared:
+                # each time a key holder is lost, which never comes back
+                attempts, self.spared = attempts + 1, self.spared - 1
             else:
                 raise self._violation("asked for what is not due")
             if asked.attempt != attempts or asked.number > len(plan.refreshes):
@@ -112,7 +115,9 @@ class KeyHolder(Idle):
             if not 0 <= asked.batch <= roles.MAX_BATCH or batch not in (None, asked.batch):
                 raise self._violation("asked for other rows than before")
             batch = asked.batch
-            active = self._active(asked)
+            before, active = active, self._active(asked)
+            if attempts and active == before:
+                raise self._violation("asked the same key holders again")
             if self.name in active:
                 yield from self._answer(asked, count, active)
             count += 1

@@ -40,6 +40,7 @@ class ModelOwner(Idle):
         self.batch: int | None = None
         self.inference = 0
         self._alive = list(range(len(setting.holders)))
+        self._lost: list[str] = []
         self._count = 0
 
     # -- once a session --------------------------------------------------------------------------
@@ -182,8 +183,8 @@ class ModelOwner(Idle):
     def _hidden_again(self, data: U64) -> U64:
         """The same under one more fresh encryption of zero, so that it is another ciphertext to everybody.
 
-        :class:`Evaluation` has hidden it before, and flooded what will be opened: that lies in c0, which leaves
-        once, to the receiver.
+        :class:`Evaluation` has hidden it before, and flooded what will be opened: that lies in c0, which
+        leaves once, to the receiver.
         """
         if self.public is None:
             raise IntegrityError("a ciphertext would leave before there is a public key to hide it under")
@@ -220,7 +221,8 @@ class ModelOwner(Idle):
             if not lost:
                 return hidden, f"{self.inference}/{number}/{attempt}", shares
             self._alive = [k for k in self._alive if k not in lost]
+            self._lost += [setting.holders[k] for k in lost]
             if len(self._alive) < setting.threshold:
-                names = " or ".join(setting.holders[k] for k in lost)
+                names = " or ".join(self._lost)
                 raise TransportError("left, and too few key holders are there now", culprit=names)
             attempt += 1
