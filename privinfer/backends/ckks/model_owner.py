@@ -6,7 +6,7 @@ where the result is opened, so that nothing tells how it was computed.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from privinfer.backends.base import Idle, Play, Private, Progress, Receive, Send
@@ -152,53 +152,54 @@ class ModelOwner(Idle):
         self, number: int, entries: Sequence[Refreshed], ciphertexts: Sequence[Ciphertext]
     ) -> Asking:
         p = self.setting.parameters
-        hidden, label, shares = yield from self._ask(
+        asked, label, shares = yield from self._ask(
             number,
             ciphertexts,
             lambda k: refresh.size(p, entries[k].span),
             lambda k, data, party: refresh.parse(p, entries[k].span, data, party),
         )
         fresh = []
-        for k, c in enumerate(hidden):
+        for k, c in enumerate(asked):
             span = entries[k].span
             total = refresh.aggregate(p, span, shares[k], list(shares[k]))
             common = refresh.sample(p, self.crs, f"{label}/{k}", span)
             fresh.append(refresh.finish(p, span, common, c[0], total))
         return fresh
 
-    def _open(self, number: int, entries: Sequence[Opened], ciphertexts: list[Ciphertext]) -> Asking:
+    def _open(self, number: int, entries: Sequence[Opened], ciphertexts: Sequence[Ciphertext]) -> Asking:
         p = self.setting.parameters
-        hidden, _, shares = yield from self._ask(
+        asked, _, shares = yield from self._ask(
             number,
             ciphertexts,
             lambda k: public_switch.size(p, entries[k].level),
             lambda k, data, party: public_switch.parse(p, data, entries[k].level, party),
         )
         found = []
-        for k, c in enumerate(hidden):
+        for k, c in enumerate(asked):
             total = public_switch.aggregate(p, entries[k].level, shares[k], list(shares[k]))
             found.append(public_switch.finish(p, c[0], total))
         return found
 
-    def _hidden_again(self, data: U64) -> U64:
-        """The same under one more fresh encryption of zero, so that it is another ciphertext to everybody.
+    def _ask(
+        self,
+        number: int,
+        ciphertexts: Sequence[Ciphertext],
+        size: Callable[[int], int],
+        parse: Callable[[int, memoryview, str], Any],
+    ) -> Generator[Send | Receive, Any, tuple[list[U64], str, list[dict[str, Any]]]]:
+        """One request: again, newly hidden and to others, where a key holder is lost that can be spared.
 
-        :class:`Evaluation` has hidden it before, and flooded what will be opened: that lies in c0, which
-        leaves once, to the receiver.
+        The evaluation hides what it hands out; a second time it has to be another ciphertext.
         """
+        setting, attempt = self.setting, 0
         if self.public is None:
             raise IntegrityError("a ciphertext would leave before there is a public key to hide it under")
-        return encryption.rerandomise(self.setting.parameters, self.public, data)
-
-    def _ask(
-        self, number: int, ciphertexts: Sequence[Ciphertext], size: Any, parse: Any
-    ) -> Generator[Send | Receive, Any, tuple[list[U64], str, list[dict[str, Any]]]]:
-        """One request: again, newly hidden and to others, where a key holder is lost that can be spared."""
-        setting, attempt = self.setting, 0
         sizes = [size(k) for k in range(len(ciphertexts))]
         while True:
             active = self._alive[: setting.threshold]
-            hidden = [self._hidden_again(c.data) if attempt else c.data for c in ciphertexts]
+            hidden = [c.data for c in ciphertexts]
+            if attempt:
+                hidden = [encryption.rerandomise(setting.parameters, self.public, data) for data in hidden]
             asked = Request(number, attempt, sum(1 << k for k in active), self.batch or 0).to_bytes()
             body = as_bytes([c[1] for c in hidden])
             for k in self._alive:
