@@ -227,7 +227,8 @@ class Party:
         self._backend = BACKENDS[manifest.backend]()
         self._cast = self._backend.cast(manifest)
         spare = self._backend.spare(manifest)
-        self._office = Office(endpoint, manifest.names, manifest.deadline, self._cast, spare)
+        ordered = self._backend.ordered
+        self._office = Office(endpoint, manifest.names, manifest.deadline, self._cast, spare, ordered=ordered)
         self._failed: PrivinferError | None = None
         self._closed = False
         self._next = 0

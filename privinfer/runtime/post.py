@@ -36,7 +36,8 @@ _ALIVE = struct.Struct("<HQQ")
 def when(run: int, phase: int, client: bool = False, taken: int = 0) -> int:
     """When in a session a wait comes, comparable between parties: larger is later.
 
-    `taken` counts the messages that the waiting role has had in this phase. Clients (owners, receivers)
+    `taken` counts the messages that the waiting role has had in this phase, or is the step of the one that it
+    waits for, where steps have an order. Clients (owners, receivers)
     are served when all others are ready, so their waits come last in a phase.
     """
     return (run & 0x7FFFFFFF) + 1 << 31 | phase << 29 | client << 28 | min(taken, (1 << 28) - 1)
@@ -197,6 +198,8 @@ class Office:
         Who plays what; channels are numbered by its order, so it is the same everywhere.
     spare : frozenset of str
         Parties that a run can go on without; one that is lost before the first run ends the session still.
+    ordered : bool
+        Whether steps tell when in a phase a message is due.
     """
 
     def __init__(
@@ -206,6 +209,8 @@ class Office:
         deadline: float,
         cast: Mapping[Role, str],
         spare: frozenset[str] = frozenset(),
+        *,
+        ordered: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self.watch = Watch(endpoint, names, deadline)
@@ -225,7 +230,7 @@ class Office:
         self._taken: Counter[tuple[Role, Phase]] = Counter()
         self._told: PrivinferError | None = None
         self._lost: PrivinferError | None = None
-        self._spare = spare
+        self._spare, self._ordered = spare, ordered
         self._running = False
         self.missing: set[str] = set()
 
@@ -308,7 +313,7 @@ class Office:
         self._wanted = {(w.source, role) for role, w in wanted.items()}
         before = sum(len(self._frames[c]) for c in self._wanted)
         waits = [
-            (when(self.inference, phase, role.startswith(_CLIENTS), self._taken[role, phase]), peer)
+            (when(self.inference, phase, role.startswith(_CLIENTS), self._turn(role, w, phase)), peer)
             for role, w in wanted.items()
             if (peer := self.cast[w.source]) != self.endpoint.name
         ]
@@ -325,6 +330,9 @@ class Office:
             return sum(len(self._frames[c]) for c in self._wanted) > before or bool(optional & self.missing)
 
         self._until(came, awaited, at)
+
+    def _turn(self, role: Role, wanted: Receive, phase: Phase) -> int:
+        return wanted.step if self._ordered else self._taken[role, phase]
 
     def _violation(self, pair: tuple[Role, Role], what: str, wanted: Receive) -> ProtocolViolation:
         return ProtocolViolation(what, culprit=self.cast[pair[0]], round=wanted.step, step=str(wanted.step))

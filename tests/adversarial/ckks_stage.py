@@ -30,14 +30,6 @@ STEPS = {
     roles.READY: "ready",
     roles.BATCH: "batch",
 }
-RANGES = (
-    (roles.SHARE, "share"),
-    (roles.BODY, "body"),
-    (roles.ASK, "ask"),
-    (roles.RESULT, "result"),
-    (roles.INPUT, "input"),
-    (roles.GALOIS, "galois"),
-)
 
 
 @functools.cache
@@ -82,6 +74,15 @@ def play(base=None, **given):
     return stage.Play(base=base, only=base.names, deadline=base.deadline, **given)
 
 
+def _numbered(step, phase):
+    if step >= roles.RESULT:
+        return "result", step - roles.RESULT
+    if step >= roles.ASK:
+        count, kind = divmod(step - roles.ASK, roles.REQUEST)
+        return ("ask", "body", "share")[kind], count
+    return ("galois", step - roles.GALOIS) if phase == Phase.SETUP else ("input", step - roles.INPUT)
+
+
 def kind_of(frame, base):
     """(phase, sender role, receiver role, step, count) of a frame; count of the request, element or input."""
     if frame.kind is not Kind.DATA:
@@ -92,8 +93,7 @@ def kind_of(frame, base):
     if step in STEPS:
         named, count = STEPS[step], 0
     else:
-        first, named = next((first, named) for first, named in RANGES if step >= first)
-        count = step - first
+        named, count = _numbered(step, frame.phase)
     return (Phase(frame.phase).name.lower(), sender, receiver, named, count)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
-from privinfer.errors import PrivinferError, TransportError
+from privinfer.errors import TransportError
 from privinfer.transport import Kind
 from tests.adversarial import ckks_stage as stage
-from tests.adversarial.ckks_stage import HOLDERS, MODEL_OWNER, NAMES, OWNER, RECEIVER, SPARE
+from tests.adversarial.ckks_stage import MODEL_OWNER, OWNER, RECEIVER, SPARE
 from tests.support.simulate_ckks import small_ring
 
 DEADLINE = 1.0
@@ -75,7 +74,11 @@ def test_two_lost(moments):
 def test_two_lost_one_after_the_other_in_one_request():
     """The second is among those that are asked in the place of the first."""
     holders = ("alpha", OWNER, RECEIVER, "beta", "gamma")
-    right(killed({"alpha": ("share", 0), "beta": ("share", 1)}, stage.manifest(holders=holders, deadline=DEADLINE)))
+    right(
+        killed(
+            {"alpha": ("share", 0), "beta": ("share", 1)}, stage.manifest(holders=holders, deadline=DEADLINE)
+        )
+    )
 
 
 @pytest.mark.parametrize("moment", [("ask", 0), ("share", 0), ("share", 1)])
@@ -115,7 +118,10 @@ def test_a_spare_holder_that_leaves_by_itself():
 def test_runs_after_one_was_lost():
     hook = Kill({"alpha": ("share", 1)})
     one = hook.play = stage.play(
-        stage.manifest(deadline=DEADLINE), hook=hook, runs=3, inputs=[stage.rows(1, 1), stage.rows(2, 2), stage.rows(3, 3)]
+        stage.manifest(deadline=DEADLINE),
+        hook=hook,
+        runs=3,
+        inputs=[stage.rows(1, 1), stage.rows(2, 2), stage.rows(3, 3)],
     )
     outcomes = one.run()
     outcomes.pop("alpha")
@@ -153,7 +159,12 @@ def test_all_are_needed_where_no_threshold_says_less(victim, moment):
 
 @pytest.mark.parametrize("victim", [OWNER, RECEIVER, MODEL_OWNER])
 def test_one_lost_that_does_more_than_hold_a_share(victim):
-    everybody(killed({victim: ("share", 1)}, stage.manifest(holders=(OWNER, RECEIVER, *SPARE), deadline=DEADLINE)) if victim != MODEL_OWNER else killed({victim: ("share", 1)}), victim)
+    everybody(
+        killed({victim: ("share", 1)}, stage.manifest(holders=(OWNER, RECEIVER, *SPARE), deadline=DEADLINE))
+        if victim != MODEL_OWNER
+        else killed({victim: ("share", 1)}),
+        victim,
+    )
 
 
 def test_lost_while_the_keys_are_made():

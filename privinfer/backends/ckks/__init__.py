@@ -27,6 +27,7 @@ class Ckks:
     """The `ckks` protocol family."""
 
     name = NAME
+    ordered = True
 
     def cast(self, manifest: Manifest) -> dict[Role, str]:
         """Roles and their parties, in an order that every party has alike."""

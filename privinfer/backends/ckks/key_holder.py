@@ -120,7 +120,7 @@ class KeyHolder(Idle):
                 raise self._violation("asked the same key holders again")
             if self.name in active:
                 yield from self._answer(asked, count, active)
-            count += 1
+            count += roles.REQUEST
             yield Progress(due, len(plan.refreshes) + 1, "request")
 
     def _active(self, asked: Request) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ class ModelOwner(Idle):
         for k, one in enumerate(plan.outputs):
             mine = [d for d, (o, _) in zip(data, opened, strict=True) if o is one]
             yield Send(roles.receiver(setting.table.receivers[one.name]), roles.RESULT + k, as_bytes(mine))
-        self.rounds = roles.COMPUTED * self._count
+        self.rounds = roles.COMPUTED * self._count // roles.REQUEST
         yield Progress(len(plan.refreshes) + 1, len(plan.refreshes) + 1, "opened")
 
     def _agree_on_batch(self) -> Generator[Receive, bytes, int]:
@@ -218,7 +218,7 @@ class ModelOwner(Idle):
                 for n, length in enumerate(sizes):
                     shares[n][setting.holders[k]] = parse(n, view[:length], setting.holders[k])
                     view = view[length:]
-            self._count += 1
+            self._count += roles.REQUEST
             if not lost:
                 return hidden, f"{self.inference}/{number}/{attempt}", shares
             self._alive = [k for k in self._alive if k not in lost]

@@ -21,12 +21,14 @@ from privinfer.protocols.ckks.parameters import Parameters
 
 MODEL_OWNER = "model_owner"
 
-# Numbers of messages; each request of a run takes one of ASK, BODY and SHARE.
-COMMIT, OPENING, JOINT_KEY, FIRST, SUM, SECOND, SUBSHARE, RECEIVER_KEY, READY, BATCH = range(1, 11)
+# Numbers of messages, in the order in which they are due within a phase: the runtime relies on it.
+COMMIT, OPENING, JOINT_KEY, FIRST, SUM, SECOND, READY, BATCH = range(1, 9)
 GALOIS = 1 << 10
-INPUT = 1 << 14
-RESULT = 1 << 15
-ASK, BODY, SHARE = 1 << 16, 2 << 16, 3 << 16
+SUBSHARE, RECEIVER_KEY = (1 << 17) - 2, (1 << 17) - 1
+INPUT = 1 << 10
+ASK, BODY, SHARE = ((1 << 17) + k for k in range(3))  # of the first request
+REQUEST = 4  # from one request of a run to the next
+RESULT = 1 << 19
 
 MAX_BATCH = 256
 BATCH_BYTES = 4
