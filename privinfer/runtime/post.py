@@ -414,7 +414,8 @@ class Office:
             except PrivinferError as said:
                 if said.culprit is None:  # the endpoint is closed
                     break
-                lost = lost or said
+                if not self._give_up(said):
+                    lost = lost or said
                 continue
             try:
                 self._sort(peer, frame)
@@ -450,7 +451,8 @@ class Office:
             except TimeoutError:
                 judged = 0.0
             except PrivinferError as error:
-                if self._give_up(error):
+                # whoever gave up because of a spare party is lost itself
+                if error is not self._told and self._give_up(error):
                     continue
                 self._lost = error
                 raise
