@@ -16,7 +16,7 @@ from privinfer.backends.ckks.evaluate import Evaluation, EvaluationKeys, Rows
 from privinfer.backends.ckks.key_holder import as_bytes
 from privinfer.backends.ckks.plan import Opened, Refreshed
 from privinfer.backends.ckks.roles import Request, Setting
-from privinfer.errors import ConfigError, InputError, IntegrityError, TransportError
+from privinfer.errors import ConfigError, InputError, IntegrityError, ProtocolViolation, TransportError
 from privinfer.protocols.ckks import encryption, galois, public_switch, refresh, relinearise
 from privinfer.protocols.ckks.crs import CRS
 from privinfer.protocols.ckks.keys import PublicKey
@@ -163,7 +163,11 @@ class ModelOwner(Idle):
             span = entries[k].span
             total = refresh.aggregate(p, span, shares[k], list(shares[k]))
             common = refresh.sample(p, self.crs, f"{label}/{k}", span)
-            fresh.append(refresh.finish(p, span, common, c[0], total))
+            try:
+                fresh.append(refresh.finish(p, span, common, c[0], total))
+            except ProtocolViolation as error:  # of a share, or of an input: nobody can tell which
+                error.culprit = " or ".join(dict.fromkeys([*shares[k], *self.setting.owners()]))
+                raise
         return fresh
 
     def _open(self, number: int, entries: Sequence[Opened], ciphertexts: Sequence[Ciphertext]) -> Asking:
