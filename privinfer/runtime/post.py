@@ -250,6 +250,10 @@ class Office:
     def _give_up(self, error: PrivinferError) -> bool:
         """Go on without a party that was lost, where that can be."""
         peer = error.culprit
+        if error is self._told:  # who gave up because of a spare party is lost itself
+            return False
+        if peer in self.missing:
+            return True
         if not isinstance(error, TransportError) or peer not in self._spare or not self._running:
             return False
         self.missing.add(peer)
@@ -420,6 +424,8 @@ class Office:
             try:
                 self._sort(peer, frame)
             except PrivinferError as said:
+                if self._give_up(said):
+                    continue
                 # what we see ourselves, its own last words, or a second witness
                 if said is not self._told or error.culprit in (peer, said.culprit):
                     return said
@@ -451,8 +457,7 @@ class Office:
             except TimeoutError:
                 judged = 0.0
             except PrivinferError as error:
-                # whoever gave up because of a spare party is lost itself
-                if error is not self._told and self._give_up(error):
+                if self._give_up(error):
                     continue
                 self._lost = error
                 raise
