@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
+from privinfer.backends.ckks import roles
+from privinfer.backends.ckks.evaluate import Evaluation
 from privinfer.errors import TransportError
 from privinfer.transport import Kind
 from tests.adversarial import ckks_stage as stage
@@ -170,3 +173,27 @@ def test_one_lost_that_does_more_than_hold_a_share(victim):
 def test_lost_while_the_keys_are_made():
     everybody(killed({"alpha": ("sub-share", 0)}), "alpha")
     everybody(killed({"beta": ("galois", 1)}), "beta")
+
+
+# -- a batch that takes longer than the deadline -------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [3, 5])
+def test_work_that_takes_longer_than_the_deadline(monkeypatch, threshold):
+    """The model owner is slow, and says that it is at work: nobody takes that for a failure."""
+    deadline = 0.8
+    monkeypatch.setattr(roles, "AT_WORK", 0.1)
+    monkeypatch.setattr(Evaluation, "_activate", slowly(Evaluation._activate, deadline / 4))
+    outcomes = stage.play(stage.manifest(threshold, deadline=deadline), inputs=stage.rows(8)).run()
+    assert not [o.error for o in outcomes.values() if o.error]
+    stage.right(outcomes[RECEIVER], 8)
+    assert outcomes[RECEIVER].seconds > 2 * deadline
+    assert outcomes[RECEIVER].report["online_rounds"]["opening"] == roles.COMPUTED
+
+
+def slowly(compute, seconds):
+    def slow(*arguments):
+        time.sleep(seconds)
+        return compute(*arguments)
+
+    return slow

@@ -91,6 +91,7 @@ def small_ring(parameters: Parameters | None = SMALL) -> Iterator[None]:
 
     with (
         mock.patch.object(roles, "planned", planned),
+        mock.patch.object(roles, "AT_WORK", math.inf),  # whatever the machine is busy with
         mock.patch.object(owner, "Packer", OwnPacker),
         mock.patch.object(receiver, "Unpacker", OwnUnpacker),
     ):

@@ -103,6 +103,9 @@ class KeyHolder(Idle):
                     raise self._violation("stopped before the end of the plan")
                 self.batch = batch
                 return
+            if asked.number == Request.WAIT:
+                count += roles.REQUEST
+                continue
             if asked.number == due:
                 due, attempts = due + 1, 0
             elif asked.number == due - 1 and self.spared:

@@ -6,6 +6,7 @@ where the result is opened, so that nothing tells how it was computed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -41,7 +42,8 @@ class ModelOwner(Idle):
         self.inference = 0
         self._alive = list(range(len(setting.holders)))
         self._lost: list[str] = []
-        self._count = 0
+        self._count = self._asked = 0
+        self._said = 0.0
 
     # -- once a session --------------------------------------------------------------------------
 
@@ -98,11 +100,16 @@ class ModelOwner(Idle):
             raise IntegrityError("an evaluation was started without keys")
         batch = self.batch = yield from self._agree_on_batch()
         self._count = 0
-        work = self.evaluation.run((yield from self._inputs(batch)))
-        number = 0
+        work = self.evaluation.run_with_pauses((yield from self._inputs(batch)))
+        number = self._asked = 0
+        self._said = time.monotonic()
         try:
             request = next(work)
             while True:
+                if request is None:
+                    yield from self._at_work()
+                    request = work.send(None)
+                    continue
                 data = yield from self._refresh(number, request.targets, request.ciphertexts)
                 number += 1
                 yield Progress(number, len(plan.refreshes) + 1, "refresh")
@@ -121,8 +128,17 @@ class ModelOwner(Idle):
         for k, one in enumerate(plan.outputs):
             mine = [d for d, (o, _) in zip(data, opened, strict=True) if o is one]
             yield Send(roles.receiver(setting.table.receivers[one.name]), roles.RESULT + k, as_bytes(mine))
-        self.rounds = roles.COMPUTED * self._count // roles.REQUEST
+        self.rounds = roles.COMPUTED * self._asked
         yield Progress(len(plan.refreshes) + 1, len(plan.refreshes) + 1, "opened")
+
+    def _at_work(self) -> Generator[Send, Any, None]:
+        """Tell the key holders now and then that this goes on: all others see that these hear of it."""
+        if time.monotonic() - self._said > roles.AT_WORK:
+            wait = Request(Request.WAIT, 0, 0, self.batch or 0).to_bytes()
+            for k in self._alive:
+                yield Send(roles.holder(k), roles.ASK + self._count, wait)
+            self._count += roles.REQUEST
+            self._said = time.monotonic()
 
     def _agree_on_batch(self) -> Generator[Receive, bytes, int]:
         agreed: int | None = None
@@ -223,6 +239,8 @@ class ModelOwner(Idle):
                     shares[n][setting.holders[k]] = parse(n, view[:length], setting.holders[k])
                     view = view[length:]
             self._count += roles.REQUEST
+            self._asked += 1
+            self._said = time.monotonic()
             if not lost:
                 return hidden, f"{self.inference}/{number}/{attempt}", shares
             self._alive = [k for k in self._alive if k not in lost]

@@ -33,6 +33,7 @@ RESULT = 1 << 19
 MAX_BATCH = 256
 BATCH_BYTES = 4
 READY_BYTES = 1
+AT_WORK = 0.5  # seconds after which the model owner says that it is at work
 COMPUTED = 2  # messages of a request on the critical path: ciphertexts there, shares back
 
 
@@ -58,7 +59,8 @@ class Request:
     Attributes
     ----------
     number : int
-        Of the plan's request: refresh rounds from 0 on, then the outputs; DONE when nothing more comes.
+        Of the plan's request: refresh rounds from 0 on, then the outputs; DONE when nothing more comes; WAIT
+        while the model owner is at work, so that a batch may take longer than the deadline.
     attempt : int
         From 0 on; more than one where a key holder was lost meanwhile.
     active : int
@@ -73,6 +75,7 @@ class Request:
     batch: int
 
     DONE = 0xFFFFFFFF
+    WAIT = 0xFFFFFFFE
 
     def to_bytes(self) -> bytes:
         """Wire form."""
