@@ -139,6 +139,7 @@ def run_local(
             crypten.check_installed()
             cast = _plan_cast(model, rows, receiver, model_owner, (), None, deadline)
         elif backend == ckks.NAME:
+            ckks.check_model(model.architecture)
             cast = _plan_cast(model, rows, receiver, model_owner, (), None, deadline)
             cast = _with_holders(cast, key_holders, threshold)
         else:

@@ -185,6 +185,8 @@ def check_part(manifest: Manifest, name: str, identity: Identity, model: ir.Mode
             culprit=name,
             hint="seal the session again with this model, or load the right one with the same options",
         )
+    if model is not None and manifest.backend == ckks.NAME:
+        ckks.check_model(model.architecture)
 
 
 def check_names(manifest: Manifest, architecture: ir.Architecture) -> None:

@@ -17,6 +17,9 @@ from privinfer.errors import InputError, IntegrityError, ModelUnsupported, Preci
 from privinfer.graph import ir, reference
 from privinfer.plan.cost_ckks import declared
 from privinfer.protocols.ckks.parameters import Parameters
+from privinfer.runtime.party import check_part
+from tests.adversarial import ckks_stage
+from tests.adversarial.stage import identity
 from tests.support import simulate_ckks as sim
 from tests.support.ckks_models import CASES, DENSE, FUSION, SHALLOW, TWO
 from tests.support.simulate_ckks import MODEL_OWNER, Outcome, seat, simulate, small_ring
@@ -219,3 +222,33 @@ def test_the_zoo_is_refused_by_name_with_a_way_out(names):
         assert caught.value.hint
         if isinstance(op, ir.Relu | ir.Function | ir.Piecewise):
             assert caught.value.hint == "replace by privinfer.to_polynomial"
+
+
+def test_a_model_that_cannot_be_computed_is_refused_before_anybody_connects():
+    """Nobody is blamed for it, at run_local and at the model owner that joins."""
+    bent = ir.Architecture(
+        DENSE.inputs, (*DENSE.nodes, ir.Node("r", ir.Relu(), ("d",))), (ir.Output("y", "r"),)
+    )
+    model = sim.random_model(bent)
+    with pytest.raises(ModelUnsupported, match="node 'r': Relu") as caught:
+        privinfer.run_local(model, {"hospital": sim.random_rows(bent, 1)}, backend="ckks")
+    assert caught.value.culprit is None
+    assert caught.value.hint == "replace by privinfer.to_polynomial"
+    with pytest.raises(ModelUnsupported, match="node 'r': Relu") as caught:
+        check_part(ckks_stage.manifest(model=bent.digest()), MODEL_OWNER, identity(MODEL_OWNER), model)
+    assert caught.value.culprit is None
+
+
+def test_run_local():
+    """The public call, on the ring that it takes by itself."""
+    pytest.importorskip("tenseal")
+    model, rows = sim.random_model(FUSION), sim.random_rows(FUSION, 1)
+    inputs = {"hospital": {"xray": rows["xray"]}, "lab": {"dna": rows["dna"], "blood": rows["blood"]}}
+    result = privinfer.run_local(
+        model, inputs, backend="ckks", processes=False, with_reference=True, key_holders=("lab", "notary")
+    )
+    report = result.report
+    assert report["largest_absolute_error"] <= report["precision"]["declared_error_bound"]
+    assert report["parties"]["notary"]["roles"] == ["key_holder"]
+    assert "lost" not in report
+    assert report["trust"].startswith("private unless all of {lab, notary} collude")
