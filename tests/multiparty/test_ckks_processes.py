@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("tenseal")
 SPARE = ("alpha", "beta", "gamma")
 DEADLINE = 4.0
+ROWS = 24  # a body does not fit the buffers of a line: who is stopped blocks whoever sends to it
+WORK = 20.0  # seconds that the rest of a run may take, on a machine with other things to do
 
 
 @pytest.fixture
@@ -40,20 +42,21 @@ def workers(monkeypatch):
         shutil.rmtree(ledger)  # of those that were killed
 
 
-def run(workers, how, victims=("alpha",), rows=1, threshold=3):
-    """One run; the victims get a signal when they have answered the first request."""
+def run(workers, how, victims=("alpha",), threshold=3):
+    """One run; the victims get a signal when the first of them has answered the first request."""
     hit = {}
 
     def watch(party, role, phase, event):
-        if party in victims and party not in hit and phase is Phase.ONLINE and event.label == "request":
-            hit[party] = time.monotonic()
-            os.kill(workers[party].pid, how)
+        if party in victims and not hit and phase is Phase.ONLINE and event.label == "request":
+            hit.update(dict.fromkeys(victims, time.monotonic()))
+            for victim in victims:
+                os.kill(workers[victim].pid, how)
 
     started = time.monotonic()
     try:
         return privinfer.run_local(
             stage.model(),
-            stage.rows(rows),
+            stage.rows(ROWS),
             backend="ckks",
             key_holders=(*SPARE, stage.OWNER, stage.RECEIVER),
             threshold=threshold,
@@ -65,37 +68,22 @@ def run(workers, how, victims=("alpha",), rows=1, threshold=3):
         assert all(process.poll() is not None for process in workers.values())
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("rows", [1, 48])
-def test_one_lost_and_the_answer_comes(workers, how, rows):
-    """A body of 48 rows does not fit the buffers of a line: who is stopped blocks whoever sends to it."""
-    result, seconds = run(workers, how, rows=rows)
+@pytest.mark.parametrize(
+    ("how", "victims"), [(signal.SIGKILL, ("alpha", "gamma")), (signal.SIGSTOP, ("alpha",))]
+)
+def test_the_answer_comes(workers, how, victims):
+    result, seconds = run(workers, how, victims)
     (output,) = result.outputs.values()
     bound = result.report["precision"]["declared_error_bound"]
-    assert np.abs(output - stage.wanted(rows)).max() <= bound
-    assert result.report["lost"] == ["alpha"]
-    assert "alpha" not in result.report["parties"]
-    assert seconds < (2 if how == signal.SIGSTOP else 1) * DEADLINE + 3
+    assert np.abs(output - stage.wanted(ROWS)).max() <= bound
+    assert result.report["lost"] == [*victims]
+    assert not {*victims} & result.report["parties"].keys()
+    print(f"{seconds:.1f} s after the first loss")
+    # a stopped party is given up after the deadline, a killed one at once; the rest is work
+    assert seconds < (DEADLINE if how == signal.SIGSTOP else 0) + WORK
 
 
-def test_two_lost(workers):
-    result, _ = run(workers, signal.SIGKILL, ("alpha", "gamma"))
-    assert (
-        np.abs(result.outputs["y"] - stage.wanted()).max()
-        <= result.report["precision"]["declared_error_bound"]
-    )
-    assert result.report["lost"] == ["alpha", "gamma"]
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_too_many_lost(workers, how):
+def test_too_many_lost(workers):
     with pytest.raises(TransportError) as caught:
-        run(workers, how, SPARE)
-    assert set(caught.value.culprit.split(" or ")) <= set(SPARE)
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_all_are_needed_where_no_threshold_says_less(workers, how):
-    with pytest.raises(TransportError) as caught:
-        run(workers, how, threshold=5)
-    assert caught.value.culprit == "alpha"
+        run(workers, signal.SIGKILL, SPARE)
+    assert set(caught.value.culprit.split(" or ")) == set(SPARE)
