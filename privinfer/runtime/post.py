@@ -232,6 +232,7 @@ class Office:
         self._lost: PrivinferError | None = None
         self._spare, self._ordered = spare, ordered
         self._running = False
+        self._deaf: set[str] = set()
         self.missing: set[str] = set()
 
     def begin(self, run: int) -> None:
@@ -276,19 +277,22 @@ class Office:
             frame = Frame(Kind.DATA, phase, self._channels[pair], step, view[at : at + CHUNK])
             if to == self.endpoint.name:
                 self._frames[pair].append(frame)
-            elif to not in self.missing:
+            else:
                 self._post(to, frame)
                 self.watch.handled += 1
 
     def _post(self, to: str, frame: Frame) -> None:
+        if to in self.missing or to in self._deaf:
+            return
         spare = to in self._spare and self._running
         if spare:  # should it take nothing, the others must see whom this party waits for
             self.watch.waiting(to)
         try:
             self.endpoint.send(to, frame)
-        except TransportError as error:
-            if not self._give_up(error):
+        except TransportError:
+            if not spare:
                 raise
+            self._deaf.add(to)  # it is given up when its last words were read: why it left may concern all
         if spare:
             self.watch.waiting(None)
 
@@ -346,8 +350,7 @@ class Office:
     def tell(self, kind: Kind, phase: Phase, step: int, payload: bytes = b"") -> None:
         """Send a control frame to all peers."""
         for peer in self.endpoint.peers:
-            if peer not in self.missing:
-                self._post(peer, Frame(kind, phase, 0, step, payload))
+            self._post(peer, Frame(kind, phase, 0, step, payload))
 
     def expect(self, step: int, check: Callable[[str, bytes], None]) -> None:
         """Check each HELLO of this step as soon as it comes: what its sender says later may mislead."""

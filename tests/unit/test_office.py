@@ -260,6 +260,19 @@ def test_a_message_that_is_not_optional_has_to_come(table):
     stops(office, TransportError, "one", "one", optional=False)
 
 
+def test_why_a_spare_one_left_is_heard_though_it_takes_nothing_any_more(table):
+    hub, office = table
+    office.begin(0)
+    say(hub, "one", Kind.ABORT, payload=encode_abort("PI202", "asked twice", "three"))
+    hub.kill("one")
+    office.send("model_owner", Send("holder:0", 9, b"x"), ONLINE)
+    office.tell(Kind.DONE, Phase.CONTROL, 0)
+    assert not office.missing
+    with pytest.raises(ProtocolViolation, match="asked twice") as caught:
+        ask(office, "one")
+    assert caught.value.culprit == "three"
+
+
 def test_last_words_of_a_spare_one_change_nothing(table):
     hub, office = table
     office.begin(0)
