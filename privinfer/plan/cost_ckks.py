@@ -1,6 +1,7 @@
 """What a session under encryption will send, from the formulas that each protocol declares.
 
-Payload bytes, where no key holder is lost; each message's frame header, and TLS, come on top.
+Payload bytes, where no key holder is lost and no work takes so long that the model owner says that it is at
+it (`roles.AT_WORK`: 20 bytes to each key holder); each message's frame header, and TLS, come on top.
 """
 
 from __future__ import annotations
