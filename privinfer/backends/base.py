@@ -232,9 +232,13 @@ class Backend(Protocol):
     ----------
     name : str
         As the session file calls it.
+    ordered : bool
+        Whether, of two messages of a phase, the one with the larger step is the one that is due later,
+        whoever waits for them: then it can be told who holds everybody up where each waits for another.
     """
 
     name: str
+    ordered: bool
 
     def cast(self, manifest: Any) -> dict[Role, str]:
         """Every role of a session and the party that plays it."""

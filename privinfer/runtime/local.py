@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from queue import Queue
+from queue import Empty, Queue
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ from privinfer.runtime.party import BACKENDS, Party, Result
 from privinfer.session import manifest as mf
 from privinfer.session.identity import Identity
 from privinfer.transport.memory import MemoryHub
+
+SPARE_GRACE = 2.0  # seconds
 
 LocalWatcher = Callable[[str, Role, Phase, Progress], None]
 Inputs = Mapping[str, Mapping[str, Any]]
@@ -149,6 +151,7 @@ def run_local(
             crypten.check_installed()
             cast = _plan_cast(model, rows, receiver, model_owner, (), None, deadline)
         elif backend == ckks.NAME:
+            ckks.check_model(model.architecture)
             cast = _plan_cast(model, rows, receiver, model_owner, (), None, deadline)
             cast = _with_holders(cast, key_holders, threshold)
         else:
@@ -244,7 +247,7 @@ def _run_plain(model: ir.Model, rows: Mapping[str, Any], insecure: tuple[str, ..
 
 def _merge(reports: dict[str, dict[str, Any]], outputs: dict[str, Any], cast: _Cast) -> Result:
     """One report of all parties; the session's online time is that of the slowest that computes."""
-    computing = cast.evaluators or cast.names
+    computing = cast.evaluators or tuple(name for name in cast.names if name in reports)
     first = reports[computing[0]]
     slower = {
         phase: max(reports[e]["seconds"][phase] for e in computing)
@@ -255,7 +258,9 @@ def _merge(reports: dict[str, dict[str, Any]], outputs: dict[str, Any], cast: _C
     merged = {key: first[key] for key in shared}
     merged["precision"] = reports[cast.model_owner]["precision"]
     merged["seconds"] = slower
-    merged["parties"] = {name: {k: reports[name][k] for k in own} for name in cast.names}
+    merged["parties"] = {name: {k: reports[name][k] for k in own} for name in cast.names if name in reports}
+    if lost := [name for name in cast.names if name not in reports]:
+        merged["lost"] = lost
     return Result(outputs, merged)
 
 
@@ -280,6 +285,7 @@ def _run_threads(
     ]
     manifest = cast.manifest(backend, model, parties)
     hub = MemoryHub(cast.names)
+    spare = BACKENDS[backend]().spare(manifest)
     found: dict[str, Result | None] = {}
     reports: dict[str, dict[str, Any]] = {}
     errors: list[BaseException] = []
@@ -295,7 +301,8 @@ def _run_threads(
                 assert party.report is not None  # noqa: S101 - run() has set it
                 reports[name] = party.report
         except BaseException as error:  # told to the caller below, whatever it is
-            errors.append(error)
+            if name not in spare or not isinstance(error, PrivinferError):
+                errors.append(error)
 
     threads = [threading.Thread(target=play, args=(name,), name=name, daemon=True) for name in cast.names]
     for thread in threads:
@@ -389,7 +396,8 @@ def _run_processes(
             own = pipes.pack_model(model) if name == cast.model_owner else None
             runs = [pipes.pack_inputs(rows.get(name, {}))]
             one.tell({"manifest": manifest.raw, "model": own, "runs": runs})
-        finished = _collect(heard, set(cast.names), "report", progress)
+        spare = BACKENDS[backend]().spare(manifest)
+        finished = _collect(heard, set(cast.names), "report", progress, spare)
         graceful = 2.0
     finally:
         for one in workers.values():
@@ -403,16 +411,28 @@ def _collect(
     names: set[str],
     key: str,
     progress: LocalWatcher | None,
+    spare: frozenset[str] = frozenset(),
 ) -> dict[str, dict[str, Any]]:
-    """Wait for one message with `key` from each process; raises what any of them reports."""
+    """Wait for one message with `key` from each process; raises what any of them reports.
+
+    Spare ones may end without.
+    """
     found: dict[str, dict[str, Any]] = {}
-    while found.keys() != names:
-        name, message = heard.get()
+    awaited = set(names)
+    while missing := awaited - found.keys():
+        try:  # the others are done: so is a spare one, unless it was stopped
+            name, message = heard.get(timeout=SPARE_GRACE if missing <= spare else None)
+        except Empty:
+            break
         if message is None:
-            if name not in found:
+            if name in spare:
+                awaited.discard(name)
+            elif name not in found:
                 raise TransportError("its process ended", culprit=name)
         elif "error" in message:
-            pipes.raise_described(message["error"])
+            if name not in spare:
+                pipes.raise_described(message["error"])
+            awaited.discard(name)
         elif "progress" in message:
             if progress is not None:
                 role, phase, *rest = message["progress"]

@@ -185,6 +185,8 @@ def check_part(manifest: Manifest, name: str, identity: Identity, model: ir.Mode
             culprit=name,
             hint="seal the session again with this model, or load the right one with the same options",
         )
+    if model is not None and manifest.backend == ckks.NAME:
+        ckks.check_model(model.architecture)
 
 
 def check_names(manifest: Manifest, architecture: ir.Architecture) -> None:
@@ -227,7 +229,8 @@ class Party:
         self._backend = BACKENDS[manifest.backend]()
         self._cast = self._backend.cast(manifest)
         spare = self._backend.spare(manifest)
-        self._office = Office(endpoint, manifest.names, manifest.deadline, self._cast, spare)
+        ordered = self._backend.ordered
+        self._office = Office(endpoint, manifest.names, manifest.deadline, self._cast, spare, ordered=ordered)
         self._failed: PrivinferError | None = None
         self._closed = False
         self._next = 0

@@ -36,7 +36,8 @@ _ALIVE = struct.Struct("<HQQ")
 def when(run: int, phase: int, client: bool = False, taken: int = 0) -> int:
     """When in a session a wait comes, comparable between parties: larger is later.
 
-    `taken` counts the messages that the waiting role has had in this phase. Clients (owners, receivers)
+    `taken` counts the messages that the waiting role has had in this phase, or is the step of the one that it
+    waits for, where steps have an order. Clients (owners, receivers)
     are served when all others are ready, so their waits come last in a phase.
     """
     return (run & 0x7FFFFFFF) + 1 << 31 | phase << 29 | client << 28 | min(taken, (1 << 28) - 1)
@@ -197,6 +198,8 @@ class Office:
         Who plays what; channels are numbered by its order, so it is the same everywhere.
     spare : frozenset of str
         Parties that a run can go on without; one that is lost before the first run ends the session still.
+    ordered : bool
+        Whether steps tell when in a phase a message is due.
     """
 
     def __init__(
@@ -206,6 +209,8 @@ class Office:
         deadline: float,
         cast: Mapping[Role, str],
         spare: frozenset[str] = frozenset(),
+        *,
+        ordered: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self.watch = Watch(endpoint, names, deadline)
@@ -225,8 +230,9 @@ class Office:
         self._taken: Counter[tuple[Role, Phase]] = Counter()
         self._told: PrivinferError | None = None
         self._lost: PrivinferError | None = None
-        self._spare = spare
+        self._spare, self._ordered = spare, ordered
         self._running = False
+        self._deaf: set[str] = set()
         self.missing: set[str] = set()
 
     def begin(self, run: int) -> None:
@@ -245,6 +251,10 @@ class Office:
     def _give_up(self, error: PrivinferError) -> bool:
         """Go on without a party that was lost, where that can be."""
         peer = error.culprit
+        if error is self._told:  # who gave up because of a spare party is lost itself
+            return False
+        if peer in self.missing:
+            return True
         if not isinstance(error, TransportError) or peer not in self._spare or not self._running:
             return False
         self.missing.add(peer)
@@ -267,16 +277,24 @@ class Office:
             frame = Frame(Kind.DATA, phase, self._channels[pair], step, view[at : at + CHUNK])
             if to == self.endpoint.name:
                 self._frames[pair].append(frame)
-            elif to not in self.missing:
+            else:
                 self._post(to, frame)
                 self.watch.handled += 1
 
     def _post(self, to: str, frame: Frame) -> None:
+        if to in self.missing or to in self._deaf:
+            return
+        spare = to in self._spare and self._running
+        if spare:  # should it take nothing, the others must see whom this party waits for
+            self.watch.waiting(to)
         try:
             self.endpoint.send(to, frame)
-        except TransportError as error:
-            if not self._give_up(error):
+        except TransportError:
+            if not spare:
                 raise
+            self._deaf.add(to)  # it is given up when its last words were read: why it left may concern all
+        if spare:
+            self.watch.waiting(None)
 
     def take(self, receiver: Role, wanted: Receive, phase: Phase) -> bytes | None:
         """The whole message once all its pieces are here."""
@@ -303,7 +321,7 @@ class Office:
         self._wanted = {(w.source, role) for role, w in wanted.items()}
         before = sum(len(self._frames[c]) for c in self._wanted)
         waits = [
-            (when(self.inference, phase, role.startswith(_CLIENTS), self._taken[role, phase]), peer)
+            (when(self.inference, phase, role.startswith(_CLIENTS), self._turn(role, w, phase)), peer)
             for role, w in wanted.items()
             if (peer := self.cast[w.source]) != self.endpoint.name
         ]
@@ -321,6 +339,9 @@ class Office:
 
         self._until(came, awaited, at)
 
+    def _turn(self, role: Role, wanted: Receive, phase: Phase) -> int:
+        return wanted.step if self._ordered else self._taken[role, phase]
+
     def _violation(self, pair: tuple[Role, Role], what: str, wanted: Receive) -> ProtocolViolation:
         return ProtocolViolation(what, culprit=self.cast[pair[0]], round=wanted.step, step=str(wanted.step))
 
@@ -329,8 +350,7 @@ class Office:
     def tell(self, kind: Kind, phase: Phase, step: int, payload: bytes = b"") -> None:
         """Send a control frame to all peers."""
         for peer in self.endpoint.peers:
-            if peer not in self.missing:
-                self._post(peer, Frame(kind, phase, 0, step, payload))
+            self._post(peer, Frame(kind, phase, 0, step, payload))
 
     def expect(self, step: int, check: Callable[[str, bytes], None]) -> None:
         """Check each HELLO of this step as soon as it comes: what its sender says later may mislead."""
@@ -364,6 +384,8 @@ class Office:
 
         self._until(lambda: not missing(), lambda: next(iter(missing()), None), when(run, Phase.CONTROL))
         for pair, queue in self._frames.items():
+            if self.cast[pair[0]] in self.missing:  # it may have been lost in the middle of a message
+                queue.clear()
             for frame in queue:  # the next run may have begun elsewhere
                 if frame.step >> STEP_BITS != (run + 1) & 0x7FF:
                     raise ProtocolViolation("sent more than was due", culprit=self.cast[pair[0]])
@@ -399,11 +421,14 @@ class Office:
             except PrivinferError as said:
                 if said.culprit is None:  # the endpoint is closed
                     break
-                lost = lost or said
+                if not self._give_up(said):
+                    lost = lost or said
                 continue
             try:
                 self._sort(peer, frame)
             except PrivinferError as said:
+                if self._give_up(said):
+                    continue
                 # what we see ourselves, its own last words, or a second witness
                 if said is not self._told or error.culprit in (peer, said.culprit):
                     return said
@@ -481,15 +506,16 @@ class Office:
             case Kind.ABORT:
                 told = decode_abort(frame.payload, peer)
                 self._gone.add(peer)
-                if self._give_up(TransportError("gave up", culprit=peer)):
+                # A spare party may leave for whatever reason, but not as a witness of what another one did.
+                code = BY_CODE.get(told.code, TransportError)
+                own = told.culprit in (None, peer) or issubclass(code, TransportError)
+                if own and self._give_up(TransportError("gave up", culprit=peer)):
                     return
                 named = (told.culprit or peer).split(" or ")
                 if not {*named} <= {self.endpoint.name, *self.endpoint.peers}:
                     raise ProtocolViolation("blames somebody who is no party", culprit=peer)
                 hint = None if named == [peer] else f"this is what {peer} says"
-                self._told = BY_CODE.get(told.code, TransportError)(
-                    told.message, culprit=" or ".join(named), hint=hint
-                )
+                self._told = code(told.message, culprit=" or ".join(named), hint=hint)
                 raise self._told
             case Kind.BYE:
                 self._gone.add(peer)

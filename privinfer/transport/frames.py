@@ -264,8 +264,9 @@ class Abort:
 
 
 _CODE = re.compile(r"PI[0-9]{3}")
-# A name, or two where it cannot be told which of them is wrong.
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}( or [a-z][a-z0-9_-]{0,31})?")
+# A name; or several, where it cannot be told which of them is wrong or where all of them left.
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}( or [a-z][a-z0-9_-]{0,31}){0,63}")
+_MAX_ABORT = 4 * MAX_ABORT_MESSAGE + 64 * 36 + 256
 
 
 def encode_abort(code: str, message: str, culprit: str | None) -> bytes:
@@ -293,7 +294,7 @@ def decode_abort(payload: bytes | memoryview, peer: str) -> Abort:
     ProtocolViolation
         If it has another form; the culprit is ``peer``.
     """
-    data = bytes(byte_view(payload)[: 4 * MAX_ABORT_MESSAGE + 256])
+    data = bytes(byte_view(payload)[:_MAX_ABORT])
     try:
         if len(data) != memoryview(payload).nbytes or data[0] != 0xA3:
             raise ValueError

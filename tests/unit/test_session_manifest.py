@@ -350,7 +350,7 @@ def test_certificates_out_of_time():
 
 def test_other_backends_need_no_helper():
     made = manifest(
-        backend="ckks",
+        backend="plain",
         helper=None,
         evaluators=(),
         key_holders=("hospital", "dna_company", "helper"),
@@ -359,6 +359,122 @@ def test_other_backends_need_no_helper():
     )
     assert made.helper is None
     assert Manifest.loads(made.raw) == made
+
+
+# -- key holders -----------------------------------------------------------------------------------
+
+
+def ckks(**changes):
+    """A session under encryption: three hold the key, the helper's name is one of them."""
+    fields = {
+        "backend": "ckks",
+        "helper": None,
+        "evaluators": (),
+        "key_holders": ("hospital", "dna_company", "helper"),
+        "threshold": 3,
+    }
+    return manifest(**(fields | changes))
+
+
+def test_key_holders_round_trip():
+    made = ckks(threshold=2)
+    assert 'key_holders = ["hospital", "dna_company", "helper"]' in made.dumps()
+    assert "threshold = 2" in made.dumps()
+    assert Manifest.loads(made.raw) == made
+    assert Manifest.loads(made.raw).digest() == made.digest() != ckks().digest()
+    assert made.roles_of("helper") == ["key_holder"]
+    assert made.roles_of("hospital") == ["owner", "key_holder"]
+    assert ckks(key_holders=("helper", "dna_company", "hospital")).digest() != ckks().digest()
+
+
+def test_all_key_holders_are_needed_where_nothing_is_said():
+    raw = ckks().dumps().replace("threshold = 3\n", "").encode()
+    assert Manifest.loads(raw).threshold == 3
+    raw = ckks().dumps().replace("evaluators = []\n", "").encode()
+    assert Manifest.loads(raw) == ckks()
+    assert "key_holders" not in manifest().dumps()
+    assert manifest().threshold == 0
+
+
+@pytest.mark.parametrize("threshold", [1, 2, 3])
+def test_thresholds(threshold):
+    assert ckks(threshold=threshold).threshold == threshold
+
+
+@pytest.mark.parametrize("threshold", [0, -1, 4, True, 2.0, "2", None])
+def test_a_threshold_out_of_range(threshold):
+    with pytest.raises(ConfigError, match=r"roles.threshold is not in 1..3") as caught:
+        ckks(threshold=threshold)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("threshold = 3", 'threshold = "3"', "roles.threshold is not an integer"),
+        ("threshold = 3", "threshold = true", "roles.threshold is not an integer"),
+        ("threshold = 3", "threshold = 4", r"roles.threshold is not in 1..3"),
+        ('["hospital", "dna_company", "helper"]', '"hospital"', "roles.key_holders is not an array"),
+        ('["hospital", "dna_company", "helper"]', "[1, 2]", r"roles.key_holders\[0\] is not a string"),
+        ("threshold = 3", "thresholds = 3", "roles.thresholds is not a known key"),
+    ],
+)
+def test_key_holders_in_a_file(old, new, words):
+    text = ckks().dumps()
+    assert old in text
+    with pytest.raises(ConfigError, match=words):
+        Manifest.loads(text.replace(old, new, 1).encode())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"key_holders": ("hospital", "hospital", "helper")}, "names a party twice"),
+        ({"key_holders": ("hospital", "helper", "nobody")}, r"roles.key_holders\[2\]"),
+        ({"key_holders": ("helper",), "threshold": 1}, "two or more"),
+        ({"key_holders": (), "threshold": 0}, "two or more"),
+        ({"evaluators": ("startup", "hospital")}, "neither evaluators nor a helper"),
+        ({"helper": "helper"}, "neither evaluators nor a helper"),
+        ({"key_holders": ("hospital", "dna_company"), "threshold": 2}, "party has no role"),
+    ],
+)
+def test_key_holders_that_make_no_sense(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        ckks(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"key_holders": ("hospital", "helper")}, {"threshold": 1}])
+def test_key_holders_of_other_backends(changes):
+    with pytest.raises(ConfigError, match="makes sense for ckks only"):
+        manifest(**changes)
+
+
+def test_a_draft_with_key_holders(tmp_path):
+    for name in NAMES:
+        (tmp_path / f"{name}.pem").write_text(IDENTITIES[name].certificate_pem)
+    parties_of = "".join(
+        f'[[parties]]\nname = "{n}"\naddress = "127.0.0.1:{7001 + k}"\ncertificate_file = "{n}.pem"\n'
+        for k, n in enumerate(NAMES)
+    )
+    draft = tmp_path / "draft.toml"
+    draft.write_text(
+        """version = 1
+backend = "ckks"
+[roles]
+model_owner = "startup"
+key_holders = ["hospital", "helper", "patient"]
+threshold = 2
+[inputs]
+xray = "hospital"
+dna = "dna_company"
+[receivers]
+risk = "patient"
+"""
+        + parties_of
+    )
+    sealed = Manifest.seal(draft, MODEL)
+    assert (sealed.key_holders, sealed.threshold) == (("hospital", "helper", "patient"), 2)
+    assert Manifest.loads(sealed.raw) == sealed
 
 
 def test_hostile_files(tmp_path):

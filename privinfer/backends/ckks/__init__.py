@@ -10,6 +10,7 @@ from typing import Any
 
 from privinfer.backends.base import Network, Player, Private, Role, Table
 from privinfer.backends.ckks import roles
+from privinfer.backends.ckks.affine import trace
 from privinfer.backends.ckks.key_holder import KeyHolder
 from privinfer.backends.ckks.model_owner import ModelOwner
 from privinfer.backends.ckks.owner import Owner
@@ -18,7 +19,7 @@ from privinfer.graph import ir
 from privinfer.protocols.ckks.parameters import PRIME_BITS
 from privinfer.session.manifest import Manifest
 
-__all__ = ["NAME", "Ckks", "precision", "rounds", "sees", "trust"]
+__all__ = ["NAME", "Ckks", "check_model", "precision", "rounds", "sees", "trust"]
 
 NAME = "ckks"
 
@@ -27,6 +28,7 @@ class Ckks:
     """The `ckks` protocol family."""
 
     name = NAME
+    ordered = True
 
     def cast(self, manifest: Manifest) -> dict[Role, str]:
         """Roles and their parties, in an order that every party has alike."""
@@ -62,6 +64,17 @@ class Ckks:
         if kind == "owner":
             return Owner(setting, private, rest)
         return Receiver(setting, rest)
+
+
+def check_model(architecture: ir.Architecture) -> None:
+    """Refuse what cannot be computed under encryption, before anybody is asked to connect.
+
+    Raises
+    ------
+    ModelUnsupported
+        Names the node, and what could take its place.
+    """
+    trace(architecture)
 
 
 def trust(manifest: Manifest) -> str:

@@ -11,7 +11,7 @@ What happens depends on the plan alone, not on weights or on anything that was r
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,21 +171,41 @@ class Evaluation:
         value, steps = circuit.segments[step.name].value, self.plan.diagonals[step.name]
         layout = self.plan.layouts[step.name]
         biases = [None] * layout.ciphertexts if value.bias is None else list(layout.pack(value.bias))
-        return linear.prepare(
-            self.rotating,
-            steps,
-            diagonal_values([value.parts[k] for k in step.inputs], steps),
-            biases,
-            limbs=step.level,
-            scales=[self.scales[step.inputs[k]] for k, _ in steps.inputs],
-            scale=self.scales[step.name],
-        )
+        try:
+            return linear.prepare(
+                self.rotating,
+                steps,
+                diagonal_values([value.parts[k] for k in step.inputs], steps),
+                biases,
+                limbs=step.level,
+                scales=[self.scales[step.inputs[k]] for k, _ in steps.inputs],
+                scale=self.scales[step.name],
+            )
+        except ValueError:  # a coefficient does not fit 62 bits, 12 more than the scale
+            raise PrecisionError(
+                f"node {step.node!r}: a weight or a bias is too large to be encoded",
+                hint="smaller weights: let the next layer, or batch normalisation, have the factor",
+            ) from None
 
     # Running
 
     def run(
         self, inputs: Mapping[str, Sequence[Sequence[Ciphertext]]]
     ) -> Generator[RefreshRequest, Sequence[Ciphertext], dict[str, Rows]]:
+        """Compute all outputs of a batch; see :meth:`run_with_pauses`."""
+        work = self.run_with_pauses(inputs)
+        answer: Sequence[Ciphertext] | None = None
+        try:
+            while True:
+                request = work.send(answer)
+                answer = (yield request) if request is not None else None
+        except StopIteration as done:
+            outputs: dict[str, Rows] = done.value
+            return outputs
+
+    def run_with_pauses(
+        self, inputs: Mapping[str, Sequence[Sequence[Ciphertext]]]
+    ) -> Generator[RefreshRequest | None, Sequence[Ciphertext] | None, dict[str, Rows]]:
         """Compute all outputs of a batch.
 
         Parameters
@@ -195,8 +215,9 @@ class Evaluation:
 
         Yields
         ------
-        RefreshRequest
-            One a round; wants the refreshed ciphertexts back.
+        RefreshRequest or None
+            One request a round, which wants the refreshed ciphertexts back; None after each row of a step,
+            which wants nothing, so that a caller can say that it is at work.
 
         Returns
         -------
@@ -214,20 +235,16 @@ class Evaluation:
             match step:
                 case Source():
                     values[step.name] = self._given(step, inputs)
-                case Linear():
-                    values[step.name] = self._linear(step, values)
-                case Activate():
-                    values[step.name] = [
-                        [self._activate(step, x) for x in row] for row in values[step.argument]
-                    ]
-                case Product():
-                    pairs = zip(values[step.first], values[step.second], strict=True)
-                    values[step.name] = [
-                        [self._product(step, a, b) for a, b in zip(*pair, strict=True)] for pair in pairs
-                    ]
+                case Linear() | Activate() | Product():
+                    made: Rows = []
+                    for row in self._rows(step, values):
+                        made.append(row)
+                        yield None
+                    values[step.name] = made
                 case Refresh():
                     request = self._request(step, values)
-                    self._refreshed(request, (yield request), values)
+                    answer = yield request
+                    self._refreshed(request, answer or (), values)
                 case Opened():
                     outputs[step.name] = [[self._open(step, x) for x in row] for row in values[step.value]]
             for name in self._last.get(at, ()):
@@ -244,12 +261,21 @@ class Evaluation:
             rows.append([self.arithmetic.drop(x, step.level) for x in row])
         return rows
 
-    def _linear(self, step: Linear, values: Mapping[str, Rows]) -> Rows:
-        found = []
-        for parts in zip(*(values[k] for k in step.inputs), strict=True):
-            given = [self.rotating.drop(x, step.level) for part in parts for x in part]
-            found.append(linear.product(self.rotating, given, self.prepared[step.name]))
-        return found
+    def _rows(
+        self, step: Linear | Activate | Product, values: Mapping[str, Rows]
+    ) -> Iterator[list[Ciphertext]]:
+        """What a step makes of each row, one after the other."""
+        match step:
+            case Linear():
+                for parts in zip(*(values[k] for k in step.inputs), strict=True):
+                    given = [self.rotating.drop(x, step.level) for part in parts for x in part]
+                    yield linear.product(self.rotating, given, self.prepared[step.name])
+            case Activate():
+                for row in values[step.argument]:
+                    yield [self._activate(step, x) for x in row]
+            case Product():
+                for pair in zip(values[step.first], values[step.second], strict=True):
+                    yield [self._product(step, a, b) for a, b in zip(*pair, strict=True)]
 
     def _activate(self, step: Activate, x: Ciphertext) -> Ciphertext:
         low = self.arithmetic.drop(x, step.level)

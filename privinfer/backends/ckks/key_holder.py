@@ -37,6 +37,7 @@ class KeyHolder(Idle):
         self.releases = Releases(session, self.record)
         self.crs = CRS(session)
         self.targets: dict[str, PublicKey] = {}
+        self.spared = len(setting.holders) - setting.threshold  # how many may be lost from now on
         self._secret: SecretShare | None = None
         self._point: threshold.HolderShare | None = None
         self._shares: dict[tuple[str, ...], KeyShare] = {}
@@ -129,6 +130,7 @@ class KeyHolder(Idle):
         plan = self.setting.plan
         due, count, batch = 0, 0, None
         attempts = -1
+        active: tuple[str, ...] = ()
         while True:
             data = yield Receive(roles.MODEL_OWNER, roles.ASK + count, roles.REQUEST_BYTES)
             asked = Request.parse(data)
@@ -137,10 +139,14 @@ class KeyHolder(Idle):
                     raise self._violation("stopped before the end of the plan")
                 self.batch = batch
                 return
+            if asked.number == Request.WAIT:
+                count += roles.REQUEST
+                continue
             if asked.number == due:
                 due, attempts = due + 1, 0
-            elif asked.number == due - 1 and not self.setting.whole:
-                attempts += 1
+            elif asked.number == due - 1 and self.spared:
+                # each time a key holder is lost, which never comes back
+                attempts, self.spared = attempts + 1, self.spared - 1
             else:
                 raise self._violation("asked for what is not due")
             if asked.attempt != attempts or asked.number > len(plan.refreshes):
@@ -148,10 +154,12 @@ class KeyHolder(Idle):
             if not 0 <= asked.batch <= roles.MAX_BATCH or batch not in (None, asked.batch):
                 raise self._violation("asked for other rows than before")
             batch = asked.batch
-            active = self._active(asked)
+            before, active = active, self._active(asked)
+            if attempts and active == before:
+                raise self._violation("asked the same key holders again")
             if self.name in active:
                 yield from self._answer(asked, count, active)
-            count += 1
+            count += roles.REQUEST
             yield Progress(due, len(plan.refreshes) + 1, "request")
 
     def _active(self, asked: Request) -> tuple[str, ...]:

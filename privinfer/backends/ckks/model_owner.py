@@ -6,6 +6,7 @@ where the result is opened, so that nothing tells how it was computed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from privinfer.backends.ckks.kept import Kept
 from privinfer.backends.ckks.key_holder import as_bytes
 from privinfer.backends.ckks.plan import Opened, Refreshed
 from privinfer.backends.ckks.roles import Request, Setting
-from privinfer.errors import ConfigError, InputError, IntegrityError, TransportError
+from privinfer.errors import ConfigError, InputError, IntegrityError, ProtocolViolation, TransportError
 from privinfer.protocols.ckks import encryption, galois, public_switch, refresh, relinearise
 from privinfer.protocols.ckks.crs import CRS
 from privinfer.protocols.ckks.keys import PublicKey
@@ -41,7 +42,9 @@ class ModelOwner(Idle):
         self.batch: int | None = None
         self.inference = 0
         self._alive = list(range(len(setting.holders)))
-        self._count = 0
+        self._lost: list[str] = []
+        self._count = self._asked = 0
+        self._said = 0.0
 
     def _begin(self, session: bytes) -> None:
         """Labels go by the session in which keys were made."""
@@ -140,11 +143,16 @@ class ModelOwner(Idle):
             raise IntegrityError("an evaluation was started without keys")
         batch = self.batch = yield from self._agree_on_batch()
         self._count = 0
-        work = self.evaluation.run((yield from self._inputs(batch)))
-        number = 0
+        work = self.evaluation.run_with_pauses((yield from self._inputs(batch)))
+        number = self._asked = 0
+        self._said = time.monotonic()
         try:
             request = next(work)
             while True:
+                if request is None:
+                    yield from self._at_work()
+                    request = work.send(None)
+                    continue
                 data = yield from self._refresh(number, request.targets, request.ciphertexts)
                 number += 1
                 yield Progress(number, len(plan.refreshes) + 1, "refresh")
@@ -163,8 +171,17 @@ class ModelOwner(Idle):
         for k, one in enumerate(plan.outputs):
             mine = [d for d, (o, _) in zip(data, opened, strict=True) if o is one]
             yield Send(roles.receiver(setting.table.receivers[one.name]), roles.RESULT + k, as_bytes(mine))
-        self.rounds = roles.COMPUTED * self._count
+        self.rounds = roles.COMPUTED * self._asked
         yield Progress(len(plan.refreshes) + 1, len(plan.refreshes) + 1, "opened")
+
+    def _at_work(self) -> Generator[Send, Any, None]:
+        """Tell the key holders now and then that this goes on: all others see that these hear of it."""
+        if time.monotonic() - self._said > roles.AT_WORK:
+            wait = Request(Request.WAIT, 0, 0, self.batch or 0).to_bytes()
+            for k in self._alive:
+                yield Send(roles.holder(k), roles.ASK + self._count, wait)
+            self._count += roles.REQUEST
+            self._said = time.monotonic()
 
     def _agree_on_batch(self) -> Generator[Receive, bytes, int]:
         agreed: int | None = None
@@ -205,7 +222,11 @@ class ModelOwner(Idle):
             span = entries[k].span
             total = refresh.aggregate(p, span, shares[k], list(shares[k]))
             common = refresh.sample(p, self.crs, f"{label}/{k}", span)
-            fresh.append(refresh.finish(p, span, common, c[0], total))
+            try:
+                fresh.append(refresh.finish(p, span, common, c[0], total))
+            except ProtocolViolation as error:  # of a share, or of an input: nobody can tell which
+                error.culprit = " or ".join(dict.fromkeys([*shares[k], *self.setting.owners()]))
+                raise
         return fresh
 
     def _open(self, number: int, entries: Sequence[Opened], ciphertexts: Sequence[Ciphertext]) -> Asking:
@@ -260,11 +281,14 @@ class ModelOwner(Idle):
                 for n, length in enumerate(sizes):
                     shares[n][setting.holders[k]] = parse(n, view[:length], setting.holders[k])
                     view = view[length:]
-            self._count += 1
+            self._count += roles.REQUEST
+            self._asked += 1
+            self._said = time.monotonic()
             if not lost:
                 return hidden, f"{self.inference}/{number}/{attempt}", shares
             self._alive = [k for k in self._alive if k not in lost]
+            self._lost += [setting.holders[k] for k in lost]
             if len(self._alive) < setting.threshold:
-                names = " or ".join(setting.holders[k] for k in lost)
+                names = " or ".join(self._lost)
                 raise TransportError("left, and too few key holders are there now", culprit=names)
             attempt += 1

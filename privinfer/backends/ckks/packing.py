@@ -6,6 +6,8 @@ some tenths of a second to make, so they are made with the keys, once a join.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -49,8 +51,8 @@ class Packer:
         """
         n = self._context.form.n
         found = np.empty((len(values) * source.ciphertexts, 2, source.level, n), dtype=np.uint64)
-        packed = source.layout.pack(values.reshape(len(values), -1))
-        for k, slots in enumerate(packed.reshape(len(found), -1)):
+        packed = source.layout.pack(values.reshape(len(values), math.prod(source.shape)))
+        for k, slots in enumerate(packed.reshape(len(found), source.layout.slots)):
             data, _ = self._context.encrypt(slots)
             found[k] = data[:, : source.level]  # a level less is a limb less
         return found

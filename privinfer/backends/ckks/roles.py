@@ -21,16 +21,19 @@ from privinfer.protocols.ckks.parameters import Parameters
 
 MODEL_OWNER = "model_owner"
 
-# Numbers of messages; each request of a run takes one of ASK, BODY and SHARE.
-COMMIT, OPENING, JOINT_KEY, FIRST, SUM, SECOND, SUBSHARE, RECEIVER_KEY, READY, BATCH = range(1, 11)
+# Numbers of messages, in the order in which they are due within a phase: the runtime relies on it.
+COMMIT, OPENING, JOINT_KEY, FIRST, SUM, SECOND, READY, BATCH = range(1, 9)
 GALOIS = 1 << 10
-INPUT = 1 << 14
-RESULT = 1 << 15
-ASK, BODY, SHARE = 1 << 16, 2 << 16, 3 << 16
+SUBSHARE, RECEIVER_KEY = (1 << 17) - 2, (1 << 17) - 1
+INPUT = 1 << 10
+ASK, BODY, SHARE = ((1 << 17) + k for k in range(3))  # of the first request
+REQUEST = 4  # from one request of a run to the next
+RESULT = 1 << 19
 
 MAX_BATCH = 256
 BATCH_BYTES = 4
 READY_BYTES = 1
+AT_WORK = 0.5  # seconds after which the model owner says that it is at work
 COMPUTED = 2  # messages of a request on the critical path: ciphertexts there, shares back
 
 
@@ -56,7 +59,8 @@ class Request:
     Attributes
     ----------
     number : int
-        Of the plan's request: refresh rounds from 0 on, then the outputs; DONE when nothing more comes.
+        Of the plan's request: refresh rounds from 0 on, then the outputs; DONE when nothing more comes; WAIT
+        while the model owner is at work, so that a batch may take longer than the deadline.
     attempt : int
         From 0 on; more than one where a key holder was lost meanwhile.
     active : int
@@ -71,6 +75,7 @@ class Request:
     batch: int
 
     DONE = 0xFFFFFFFF
+    WAIT = 0xFFFFFFFE
 
     def to_bytes(self) -> bytes:
         """Wire form."""

@@ -30,6 +30,7 @@ class Crypten:
     """The `crypten` protocol family."""
 
     name = NAME
+    ordered = False
 
     def cast(self, manifest: Manifest) -> dict[Role, str]:
         """Role ``rank:k`` and its party; the model owner is rank 0, the dealer.

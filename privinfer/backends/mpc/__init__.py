@@ -21,6 +21,7 @@ class Mpc:
     """The `mpc` protocol family."""
 
     name = NAME
+    ordered = False
 
     def cast(self, manifest: Manifest) -> dict[Role, str]:
         """Roles and their parties, in an order that every party has alike."""
