@@ -6,7 +6,7 @@
     python -m benchmarks.ckks --no-tenseal                      TenSEAL's own two rows take two minutes
 
 Parts: the product of a plain 64 x 4096 matrix with a ciphertext; joint keys of 3, 5 and 8 parties; errors
-that protocols add; `sarah` with polynomials of degree 3; the demonstration's model with its patients.
+that protocols add; kernels beside the planner's cost model; `sarah` with polynomials of degree 3; the demonstration's model with its patients.
 Whoever is compared takes turns, after a warm-up each.
 """
 
@@ -32,12 +32,14 @@ import numpy as np
 from benchmarks import ckks_parts, ckks_sessions, peers, systems
 from benchmarks.run import QUIET_LOAD, RESULTS, machine, spread, stop_on_signals
 from privinfer import _kernels
+from privinfer.backends.ckks.diagonals import COSTS
 
 SCHEMA = "privinfer.benchmark.ckks/1"
-PARTS = ("product", "keys", "errors", "sarah", "demo")
+PARTS = ("product", "keys", "errors", "costs", "sarah", "demo")
 PARTIES = (3, 5, 8)
 #: Data limbs of the parameters, and of the Galois keys: OpenFHE's; the demonstration's, at both.
 LEVELS = ((4, 4), (6, 4), (6, 6))
+COSTS_AT = ((8192, 3), (16384, 3), (16384, 4), (16384, 6), (32768, 4))
 SLICE = 1024  # columns that TenSEAL multiplies: it takes a rotation a column, so a quarter of the time
 TENSEAL_TIMEOUT_S = 400.0
 Found = dict[str, Any]
@@ -173,6 +175,18 @@ def part_errors(up: dict[str, OpenFHE], path: Path, args: argparse.Namespace) ->
     return [row for n in PARTIES for row in ckks_parts.errors(n)]
 
 
+def part_costs(up: dict[str, OpenFHE], path: Path, args: argparse.Namespace) -> list[Found]:
+    """Milliseconds of kernels, and what the planner's cost model has for them."""
+    rows = []
+    for n, limbs in COSTS_AT:
+        model = COSTS.at(n, limbs)
+        measured = ckks_parts.costs(n, limbs, 4 * args.repeat)
+        rows.append(
+            {"n": n, "limbs": limbs, "ms": measured, "model": {k: getattr(model, k) for k in measured}}
+        )
+    return rows
+
+
 def part_sarah(up: dict[str, OpenFHE], path: Path, args: argparse.Namespace) -> Found:
     """Keys ready: through processes, and the model owner's evaluation alone."""
     case = ckks_sessions.sarah()
@@ -212,7 +226,10 @@ def whole(case: ckks_sessions.Case, args: argparse.Namespace, batch: int) -> Fou
     warm, single, batches = told[0], told[1 : args.repeat + 1], told[args.repeat + 1 :]
     for run in told:
         run.pop("output")
-    found["setup"] = {"seconds": warm["seconds"]["setup"], "bytes": {n: b["setup"] for n, b in warm["bytes"].items()}}
+    found["setup"] = {
+        "seconds": warm["seconds"]["setup"],
+        "bytes": {n: b["setup"] for n, b in warm["bytes"].items()},
+    }
     found["single"] = {
         "seconds": spread([r["seconds"]["online"] for r in single]),
         "error": max(r["error"] for r in single),

@@ -73,7 +73,10 @@ def joint_keys(parties: int, levels: int, galois_levels: int) -> dict[str, Any]:
         Seconds of each kind; bytes that a party sends, as made and as the formulas declare.
     """
     p, few = Parameters(RING, levels), Parameters(RING, galois_levels)
-    names, session = ckks.NAMES[:parties], np.random.default_rng().bytes(32)  # a label: nothing is drawn of it
+    names, session = (
+        ckks.NAMES[:parties],
+        np.random.default_rng().bytes(32),
+    )  # a label: nothing is drawn of it
     strings = {name: CRS(session) for name in names}
     secrets = {name: SecretShare.fresh(p) for name in names}
     lower = {name: SecretShare.restore(few, s.expose()) for name, s in secrets.items()}
@@ -181,10 +184,13 @@ def errors(parties: int) -> list[dict[str, Any]]:
     clear = encryption.decrypt(p, owner.secret, fragment)
     smudging = Smudging(8)
     share = rekey.switch(p, owner, table.public, fragment[1], smudging, ckks.permit("fragment", fragment[1]))
-    online = public_switch.finish(
-        p, fragment[0], public_switch.aggregate(p, 3, {"owner": share}, ["owner"])
+    online = public_switch.finish(p, fragment[0], public_switch.aggregate(p, 3, {"owner": share}, ["owner"]))
+    note(
+        "re-keying, owner online",
+        ckks.error(table, online, clear),
+        noise.rekey_online(p, parties, smudging),
+        1,
     )
-    note("re-keying, owner online", ckks.error(table, online, clear), noise.rekey_online(p, parties, smudging), 1)
     key = rekey.publish(p, owner, table.public, consent)
     offline = rekey.apply(p, key, table.public, consent, fragment)
     note("re-keying, owner offline", ckks.error(table, offline, clear), noise.rekey_offline(p, parties, 3), 1)
@@ -204,3 +210,46 @@ def errors(parties: int) -> list[dict[str, Any]]:
         switch(f"PCKS by {t} of {parties}", keys, t)
         again(f"refresh by {t} of {parties}", keys, t)
     return found
+
+
+def costs(n: int, limbs: int, repeat: int) -> dict[str, float]:
+    """Milliseconds of what the planner's cost model counts, least of some runs; its own figures beside them."""
+    p = Parameters(n, limbs)
+    oracle = Oracle(p)
+    evaluator, ring = oracle.arithmetic([1]), p.ring
+    x = oracle.encrypt(np.full(p.slots, 0.1), limbs)
+    basis, extended = p.data(limbs), p.extended(limbs)
+    element, key = evaluator.element(1), evaluator.key(1)
+    digits = ring.decompose(x.data[1])
+
+    def baby() -> Any:
+        turned = ring.key_product(digits, key, element)
+        c0 = ring.automorph(x.data[0], element)
+        turned[0, :limbs] = ring.add(turned[0, :limbs], c0, basis)
+        return turned
+
+    wide = baby()
+    table = np.stack([wide] * 16)
+    diagonals = np.ascontiguousarray(table[:, 0])
+
+    def giant() -> Any:
+        turned = ring.key_product(ring.decompose(ring.mod_down(wide[1])), key, element)
+        turned[0] = ring.add(turned[0], ring.automorph(wide[0], element), extended)
+        return ring.add(wide, turned, extended)
+
+    def least(work: Callable[[], Any]) -> float:
+        found = []
+        for _ in range(repeat + 1):
+            at = time.perf_counter()
+            work()
+            found.append(1e3 * (time.perf_counter() - at))
+        return min(found[1:])
+
+    return {
+        "baby": least(baby),
+        "giant": least(giant),
+        "diagonal": least(lambda: ring.multiply_sum(table, diagonals, extended)) / 16,
+        "fold": least(lambda: evaluator.fold(x, [1])),
+        "digits": least(lambda: ring.decompose(x.data[1])),
+        "product": least(lambda: evaluator.rescale(evaluator.multiply(x, x))),
+    }

@@ -47,7 +47,9 @@ class Squares(workloads.Float64):
 def sarah_small() -> Found:
     """Keys, then one inference."""
     work = workloads.load("sarah-small")
-    w = {k: (a * (1.0 if k == "risk" else 0.5), b) for k, (a, b) in work.weights.items()}  # squares stay small
+    w = {
+        k: (a * (1.0 if k == "risk" else 0.5), b) for k, (a, b) in work.weights.items()
+    }  # squares stay small
     inputs = work.inputs(1)
     wide = {k: v.astype(np.float64) for k, v in inputs.items()}
     expected = workloads.evaluate(Squares(), work.steps, w, wide)[0]
