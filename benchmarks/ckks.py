@@ -6,8 +6,8 @@
     python -m benchmarks.ckks --no-tenseal                      TenSEAL's own two rows take two minutes
 
 Parts: the product of a plain 64 x 4096 matrix with a ciphertext; joint keys of 3, 5 and 8 parties; errors
-that protocols add; kernels beside the planner's cost model; `sarah` with polynomials of degree 3; the demonstration's model with its patients.
-Whoever is compared takes turns, after a warm-up each.
+that protocols add; kernels beside the planner's cost model; `sarah` with polynomials of degree 3; the
+demonstration's model with its patients. Whoever is compared takes turns, after a warm-up each.
 """
 
 from __future__ import annotations

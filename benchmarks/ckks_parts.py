@@ -32,7 +32,7 @@ from tests.support.ckks_oracle import Oracle
 
 RING, LIMBS = 16384, 4
 ROWS, COLUMNS = 64, 4096
-ROTATIONS = tuple([*range(1, 8), *range(8, ROWS, 8), *(ROWS << k for k in range(6))])  # OpenFHE's runner's
+ROTATIONS = (*range(1, 8), *range(8, ROWS, 8), *(ROWS << k for k in range(6)))  # OpenFHE's runner's
 
 
 class Product:
@@ -213,7 +213,7 @@ def errors(parties: int) -> list[dict[str, Any]]:
 
 
 def costs(n: int, limbs: int, repeat: int) -> dict[str, float]:
-    """Milliseconds of what the planner's cost model counts, least of some runs; its own figures beside them."""
+    """Milliseconds of what the planner's cost model counts, the least of some runs."""
     p = Parameters(n, limbs)
     oracle = Oracle(p)
     evaluator, ring = oracle.arithmetic([1]), p.ring

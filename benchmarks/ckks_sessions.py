@@ -1,4 +1,4 @@
-"""Whole inferences of the `ckks` backend for benchmarks/ckks.py: sessions of processes, and evaluation alone."""
+"""Whole inferences under `ckks` for benchmarks/ckks.py: sessions of processes, and evaluation alone."""
 
 from __future__ import annotations
 

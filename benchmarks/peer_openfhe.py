@@ -20,7 +20,7 @@ ROTATIONS = [*range(1, BABIES), *range(BABIES, ROWS, BABIES), *(ROWS << k for k 
 
 
 def context(n: int) -> Any:
-    """Ring and moduli: 4 data limbs of 60 and 3 times 50 bits; the special modulus is OpenFHE's own choice."""
+    """Ring and moduli: data limbs of 60 and 3 times 50 bits; the special modulus is OpenFHE's choice."""
     p = fhe.CCParamsCKKSRNS()
     p.SetMultiplicativeDepth(DEPTH)
     p.SetScalingModSize(50)

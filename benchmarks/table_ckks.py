@@ -36,7 +36,8 @@ def section(results: Results, quality: str) -> list[str]:
         "",
         f"`python -m benchmarks.ckks`, {results['started'][:10]}: {m['cpu']}, {m['cores']} cores; kernels on "
         f"{m['kernel_path']} with {m['kernel_threads']} threads unless a row says else. {names}. "
-        f"Medians (least-largest) of {results['repeat']} repetitions after a warm-up; who is compared took turns. "
+        f"Medians (least-largest) of {results['repeat']} repetitions after a warm-up; who "
+        "is compared took turns. "
         f"{quality} {results['note']}".rstrip(),
         "",
     ]
@@ -55,7 +56,8 @@ def _product(rows: list[Results]) -> list[str]:
         for r in rows
     ]
     return [
-        "**A plain 64 x 4096 matrix times one ciphertext**, N = 16384, four data limbs of 50 bits (OpenFHE: the "
+        "**A plain 64 x 4096 matrix times one ciphertext**, N = 16384, four data limbs "
+        "of 50 bits (OpenFHE: the "
         "first of 60), keys and plaintexts ready. OpenFHE with three parties' keys, rotations as its plain "
         "calls make them or hoisted by EvalFastRotation. TenSEAL with one key, on a quarter of the columns, "
         "since it rotates once a column.",
@@ -83,11 +85,15 @@ def _keys(rows: list[Results]) -> list[str]:
             ]
         )
     return [
-        "**Joint keys**: public key, relinearisation key and 20 rotations, N = 16384, all parties' work in one "
-        "process, one after the other, with nothing sent; so n parties at once, each with this many cores, take "
+        "**Joint keys**: public key, relinearisation key and 20 rotations, N = 16384, "
+        "all parties' work in one "
+        "process, one after the other, with nothing sent; so n parties at once, each "
+        "with this many cores, take "
         "less. Each of our parties draws the common polynomials itself; OpenFHE's take them from the first "
-        "one's key. *limbs*: 50-bit primes of the data, here and of the keys for rotations, which need no more "
-        "than linear layers have (4 in the demonstration, whose other keys have 6). OpenFHE has 4 of them in all.",
+        "one's key. *limbs*: 50-bit primes of the data, here and of the keys for "
+        "rotations, which need no more "
+        "than linear layers have (4 in the demonstration, whose other keys have 6). "
+        "OpenFHE has 4 of them in all.",
         "",
         *table(
             [
@@ -132,7 +138,8 @@ def _whole(title: str, found: Results) -> list[str]:
     ]
     if (b := found.get("batches")) is not None:
         out += [
-            f"{b['rows']} test patients, {b['batch']} at a time: {b['same_decisions']} decisions as in the clear, "
+            f"{b['rows']} test patients, {b['batch']} at a time: {b['same_decisions']} "
+            "decisions as in the clear, "
             f"largest error {b['error']:.1e}, {b['seconds_a_row']:.3g} s a patient.",
             "",
         ]
@@ -149,8 +156,10 @@ def _whole(title: str, found: Results) -> list[str]:
 
 def _demo(found: Results) -> list[str]:
     return _whole(
-        "**The demonstration's model** (28x28 X-ray, variants, bloods), keys ready, four key holders, loopback. "
-        "Online: from the moment keys and weights are in place until the slowest party is done. The error is the "
+        "**The demonstration's model** (28x28 X-ray, variants, bloods), keys ready, four "
+        "key holders, loopback. "
+        "Online: from the moment keys and weights are in place until the slowest party "
+        "is done. The error is the "
         "difference to the same polynomial model in the clear.",
         found,
     )
@@ -158,7 +167,8 @@ def _demo(found: Results) -> list[str]:
 
 def _sarah(found: Results) -> list[str]:
     return _whole(
-        "**`sarah`** with polynomials of degree 3 for its ReLUs, random weights, keys ready, four key holders, "
+        "**`sarah`** with polynomials of degree 3 for its ReLUs, random weights, keys "
+        "ready, four key holders, "
         "loopback.",
         found,
     )
@@ -177,7 +187,8 @@ def _errors(rows: list[Results]) -> list[str]:
         for r in rows
     ]
     return [
-        "**Errors that protocols add**: standard deviation of a coefficient, N = 16384, beside the declared one; "
+        "**Errors that protocols add**: standard deviation of a coefficient, N = 16384, "
+        "beside the declared one; "
         "switches are smudged with 8 bits here, so that their own noise shows. Values have a scale of 2^50.",
         "",
         *table(["protocol", "parties", "measured", "declared", "ratio", "of a slot's value"], *cells),
@@ -191,7 +202,8 @@ def _costs(rows: list[Results]) -> list[str]:
         for r in rows
     ]
     return [
-        "**The planner's cost model**: milliseconds of a kernel, the least of many runs (what the model has).",
+        "**The planner's cost model**: milliseconds of a kernel, the least of many runs "
+        "(what the model has).",
         "",
         *table(["N", "limbs", *kinds], *cells),
     ]
