@@ -11,6 +11,7 @@ row of a results file has to mean the same next year.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -35,11 +36,14 @@ class Peer:
         What proves that it works.
     packages : tuple
         Whose versions go into the results.
+    needs : str or None
+        The one Python its wheels are built for; None where it takes the one that runs this.
     """
 
     steps: tuple[tuple[str, ...], ...]
     imports: str
     packages: tuple[str, ...]
+    needs: str | None = None
 
 
 PEERS = {
@@ -56,6 +60,12 @@ PEERS = {
         steps=(("spu==0.9.5", "jax==0.4.34", "jaxlib==0.4.34", "numpy<2"),),
         imports="import spu, spu.utils.frontend",
         packages=("spu", "jax", "jaxlib", "numpy"),
+    ),
+    "openfhe": Peer(
+        steps=(("openfhe==1.6.1.0.22.4", "numpy==2.2.6"),),
+        imports="import numpy, openfhe",
+        packages=("openfhe", "numpy"),
+        needs="3.10",
     ),
 }
 
@@ -98,10 +108,24 @@ def install(peer: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     print(f"{peer}: installing into {folder}", flush=True)
-    venv.create(folder, with_pip=True)
+    if (needs := PEERS[peer].needs) is None:
+        venv.create(folder, with_pip=True)
+    else:
+        subprocess.run([_interpreter(needs), "-m", "venv", str(folder)], check=True)  # noqa: S603 - a Python
     for step in PEERS[peer].steps:
         command = [str(python(peer)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *step]
         subprocess.run(command, check=True)  # noqa: S603 - pinned packages named above
+
+
+def _interpreter(version: str) -> str:
+    """A Python of this version: on the path, or one of pyenv's."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for candidate in (f"python{version}", *map(str, sorted(root.glob(f"{version}.*/bin/python")))):
+        with contextlib.suppress(OSError):  # a shim of pyenv's is there for every version, working or not
+            found = subprocess.run([candidate, "--version"], capture_output=True, check=False)  # noqa: S603
+            if found.returncode == 0:
+                return candidate
+    raise SystemExit(f"there is no Python {version}, which this peer's wheels are built for")
 
 
 def _run(peer: str, code: str) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import table_ckks
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, IMAGES = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "img"
 COMMAND = "python -m benchmarks.run"
@@ -244,6 +246,8 @@ def page(found: dict[str, Results], further: list[Results] | None = None) -> str
         out += ["## Large batches and models", ""] if k == 0 else []
         out += [f"{large['started'][:10]}, {times}. {quality(large)} {large['note']}".rstrip(), ""]
         out += [*time_table(large), ""]
+    if (ckks := found.get("privinfer.benchmark.ckks/1")) is not None:
+        out += table_ckks.section(ckks, quality(ckks))
     if (scaling := found.get("privinfer.scaling/1")) is not None:
         out += scaling_section(scaling)
     if (roof := found.get("privinfer.roofline/1")) is not None:

@@ -120,3 +120,42 @@ def test_every_default_system_is_described():
     for key in systems.DEFAULT:
         assert systems.SPECS[key].trust
     assert table.page({}).count("There was no run yet") == 1
+
+
+def test_page_has_a_section_on_ckks():
+    took = {"median": 0.1, "min": 0.09, "max": 0.2}
+    kinds = dict.fromkeys(("public", "relinearisation", "rotations"), took)
+    sent = {"public": 10**6, "relinearisation": 2 * 10**6, "rotations": 3 * 10**6}
+    keys = {"system": "ours", "parties": 3, "seconds": took, "by_kind": kinds, "bytes": sent}
+    whole = {
+        "single": {
+            "seconds": took,
+            "error": 1e-4,
+            "rounds": 12,
+            "bytes": {"a": 1},
+            "peak_rss_bytes": {"a": 1},
+        },
+        "alone": {"seconds": took, "error": 1e-5, "steps": {"linear dense": took}},
+        "setup": {"seconds": 5.0, "bytes": {"a": 10**6}},
+        "batches": {"rows": 100, "batch": 20, "same_decisions": 100, "error": 1e-4, "seconds_a_row": 0.5},
+    }
+    missing = {"system": "TenSEAL", "reason": "not installed"}
+    results = {
+        "schema": "privinfer.benchmark.ckks/1",
+        "started": "2026-01-01",
+        "note": "",
+        "repeat": 1,
+        "machine": run.machine(),
+        "versions": {},
+        "parts": {
+            "product": [{"system": "ours", "seconds": took, "error": 1e-9, "n": 5}, missing],
+            "keys": [keys | {"declared_bytes": sent}, keys | {"declared_bytes": None, "system": "theirs"}],
+            "demo": whole,
+            "sarah": whole | {"tenseal": missing},
+        },
+    }
+    page = table.page({results["schema"]: json.loads(json.dumps(results))})
+    assert "| ours | 0.1 (0.09-0.2) | 1.0e-09 | 5 |" in page
+    assert "| 3 | ours | 0.1 (0.09-0.2) | 0.1 / 0.1 / 0.1 | 1 / 2 / 3 | 6 | yes |" in page
+    assert "100 test patients, 20 at a time: 100 decisions as in the clear" in page
+    assert "TenSEAL: not installed." in page
