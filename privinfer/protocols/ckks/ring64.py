@@ -75,7 +75,7 @@ def error_units(holders: int, level: int) -> int:
 
 
 def check_weights(
-    parameters: Parameters, holders: int, sent: int, opened: int, norms: U64, layer: str
+    parameters: Parameters, holders: int, sent: int, opened: int, norm: float, layer: str
 ) -> None:
     """Hold the weights of a layer to what leaves the noise below SPARE of a unit.
 
@@ -87,8 +87,8 @@ def check_weights(
         Number of key holders.
     sent, opened : int
         Limbs of the ciphertexts that come in, and of those that are shared.
-    norms : ndarray
-        Sums of absolute values of the integer weights that one result ciphertext uses.
+    norm : float
+        At least the sum of absolute values of the integer weights that one result uses.
     layer : str
         Named in the error.
 
@@ -98,7 +98,7 @@ def check_weights(
         They are too large.
     """
     # two fresh ciphertexts and two roundings of the encoding, times the weights
-    came = float(norms.max(initial=0)) * (2 * TAILS * noise.fresh(parameters, holders) + 2)
+    came = norm * (2 * TAILS * noise.fresh(parameters, holders) + 2)
     added = TAILS * (
         noise.rescale(parameters, holders) + noise.fresh(parameters, holders) + noise.to_shares(holders)
     )
