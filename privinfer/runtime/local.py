@@ -148,8 +148,10 @@ def run_local(
             crypten.check_installed()
             cast = _plan_cast(model, rows, receiver, model_owner, (), None, deadline)
         elif backend == ckks.NAME:
-            three = (evaluators, helper) if nonlinear == ckks.EXACT else ((), None)
-            cast = _plan_cast(model, rows, receiver, model_owner, *three, deadline)
+            if nonlinear == ckks.EXACT:
+                cast = _plan_cast(model, rows, receiver, model_owner, evaluators, helper, deadline)
+            else:
+                cast = _plan_cast(model, rows, receiver, model_owner, (), None, deadline)
             cast = _with_holders(cast, key_holders, threshold, nonlinear)
         else:
             cast = _plan_cast(model, rows, receiver, model_owner, evaluators, helper, deadline)

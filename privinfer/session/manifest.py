@@ -474,9 +474,7 @@ def _validate_holders(m: Manifest, take: Callable[[str, object], None]) -> None:
             hint="leave it out: then all of them are needed",
         )
     if exact and m.threshold != holders:
-        raise ConfigError(
-            "roles.threshold has to name all key holders in exact mode", hint="leave it out"
-        )
+        raise ConfigError("roles.threshold has to name all key holders in exact mode", hint="leave it out")
 
 
 def _check_seconds(key: str, value: object) -> float:

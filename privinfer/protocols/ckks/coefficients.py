@@ -9,10 +9,10 @@ groups, cb channels in and ob channels out:
     z[r, g, o, Y, X]  at  (r gb^2 + g + gb g) B + o cb P + (cb-1) P + v
 
 with v = ((kh-1) dh + Y) tw + (kw-1) dw + X for the window whose first pixel is (Y, X). Why nothing else
-falls there: any other product of coefficients lies at q cb P + (cb-1+c-c') P + u, with u less than P plus the
-least v, since pixel and kernel sum to that at most; reaching z's place from another c - c' or q needs u >= P + v
-or u < 0. So distinct (row, group in, group of the weight, channel out) stay apart, and what exceeds degree N
-and comes back negated ends below the first place that is read. All that is needed is rb gb^2 B <= N.
+falls there: every product of two coefficients lies at q cb P + (cb-1+c-c') P + u, where q counts (row, group
+in, group of the weight, channel out) and 0 <= u < P + the least v, since pixel and kernel sum to that at most.
+To reach z's place from another q or c - c' takes u >= P + v or u < 0. What exceeds degree N comes back negated
+and ends below the first place that is read. All that is needed is rb gb^2 B <= N.
 What is nobody's result is a sum of products too: it stays shared and is never put together.
 Source: Cheetah (Huang et al., USENIX Security 2022, eprint 2022/207), sections 3.1 and 3.2; blocks of rows
 and groups are added here.
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ from privinfer.errors import ConfigError
 from privinfer.protocols.randomness import U64
 
 I64 = npt.NDArray[np.int64]
+Number = TypeVar("Number", np.int64, np.uint64)
 PRODUCT_WEIGHT = 64  # products of polynomials that take about as long as one more ciphertext
 
 
@@ -160,8 +162,8 @@ class Packing:
         out = np.zeros((nr, ng, nc, self.n), dtype=np.uint64)
         used = np.zeros((nr, ng, nc, rb, gb, gb, ob, cb * th * tw), dtype=np.uint64)
         used[:, :, :, :, 0, :, 0] = tiles
-        used = used.reshape(nr, ng, nc, -1)
-        out[..., : used.shape[-1]] = used
+        flat = used.reshape(nr, ng, nc, -1)
+        out[..., : flat.shape[-1]] = flat
         return out
 
     def weights(self, w: I64) -> I64:
@@ -189,8 +191,8 @@ class Packing:
         used[:, :, :, :, 0, :, :, : (kh - 1) * dh + 1 : dh, : (kw - 1) * dw + 1 : dw] = whole[
             ..., ::-1, ::-1, ::-1
         ]
-        used = used.reshape(ng, no, nc, -1)
-        out[..., : used.shape[-1]] = used
+        flat = used.reshape(ng, no, nc, -1)
+        out[..., : flat.shape[-1]] = flat
         return out
 
     def gather(self, z: U64) -> U64:
@@ -225,7 +227,7 @@ def _up(total: int, block: int) -> int:
     return -(-total // block)
 
 
-def _padded(a: npt.NDArray[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+def _padded(a: npt.NDArray[Number], shape: tuple[int, ...]) -> npt.NDArray[Number]:
     return np.pad(a, [(0, to - have) for to, have in zip(shape, a.shape, strict=True)])
 
 

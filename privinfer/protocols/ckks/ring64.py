@@ -1,13 +1,13 @@
 """Numbers mod 2**64 as messages: m lies at Q m / 2**64, so that the wrap of Z_2^64 is the wrap of Z_Q.
 
 Encode: floor(Q m / 2**64), m in [0, 2**64). Adding up two that stand for x mod 2**64 gives Q x / 2**64 + k Q
-+ e with 0 > e > -2, and k Q is nothing mod Q. (A scale floor(Q / 2**64) would leave k (Q mod 2**64), up to
++ e with 0 >= e > -2, and k Q is nothing mod Q. (A scale floor(Q / 2**64) would leave k (Q mod 2**64), up to
 2**64, which the weights multiply.) Integer polynomials and sums keep the form: Q z / 2**64 + E.
 Decode: round(2**64 share / Q), each share by itself, from shares mod Q that add up to Q z / 2**64 + E.
 Correctness error: each share rounds by l / 2 units at most (half a unit a limb); with n holders, the
-aggregator and l limbs the sum is z + d, d an integer with |d| <= (n + 1) l / 2, as long as E stays below
-:data:`SPARE` of a unit, which the model owner holds its weights to (:func:`check_weights`): l = 2 gives n + 1.
-What the bits below a unit hold (noise, hence weights) reaches d with a probability of SPARE at most.
+aggregator and l = 2 limbs the sum is z + d, d an integer with |d| <= n + 1, as long as E stays below
+:data:`SPARE` of a unit, which the model owner holds its weights to (:func:`check_weights`). Which d it is
+depends on the fractions of all shares, limb by limb, and on E; nobody knows all of them.
 Source: the scale-invariant encoding of Brakerski and of Fan and Vercauteren (eprint 2012/144); Cheetah
 (eprint 2022/207), section 3.3, on working mod 2**64 with it.
 """
@@ -70,7 +70,7 @@ def decode(parameters: Parameters, share: U64) -> U64:
 
 
 def error_units(holders: int, level: int) -> int:
-    """The bound on \\|d\\|: units of the last place of what is shared."""
+    """The bound on d: units of the last place of what is shared."""
     return (holders + 1) * level // 2
 
 

@@ -10,8 +10,8 @@ Rounds: `hops` + 1, in this order. Bytes are declared in :func:`cost`.
    (`ckks/coefficients.py`), under the joint public key. The model owner adds the two: x, wherever it wraps.
 2. The model owner multiplies and sums, drops a limb, adds a fresh encryption of zero, and sends the second
    halves c1 to the key holders: c0 never leaves it.
-3. Key holders send s_i c1 + e_i - M_i, M_i uniform mod Q (`ckks/to_modular_shares.py`). Rounded to Z_2^64, what
-   they keep and what the model owner gets add up to x W, whose bias it adds to its own share.
+3. Key holders send s_i c1 + e_i - M_i, M_i uniform mod Q (`ckks/to_modular_shares.py`). Rounded to Z_2^64,
+   what they keep and what the model owner gets add up to x W; the model owner adds its bias to its share.
 4. Who is an evaluator too keeps its share t. Everybody else has a seed with E1: the draw a from it is E1's,
    t - a goes to E2. With the model owner at an evaluator this comes with message 3: 3 hops, otherwise 4.
 5. The evaluators open z + rz truncated.
@@ -25,6 +25,7 @@ Source: docs/protocols.md, exact mode; the hybrid of Gazelle (USENIX Security 20
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,11 +33,12 @@ import numpy as np
 
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir
-from privinfer.protocols.ckks import coefficients, encryption, ring64
-from privinfer.protocols.ckks.coefficients import Convolution, Packing
-from privinfer.protocols.ckks.keys import PublicKey
+from privinfer.protocols.ckks import coefficients, encryption, ring64, to_modular_shares, to_shares
+from privinfer.protocols.ckks.coefficients import I64, Convolution, Packing
+from privinfer.protocols.ckks.keys import KeyShare, PublicKey
 from privinfer.protocols.ckks.messages import Message, residues_size
 from privinfer.protocols.ckks.parameters import Parameters
+from privinfer.protocols.ckks.release import Permit
 from privinfer.protocols.cost import Cost
 from privinfer.protocols.mpc import rescale
 from privinfer.protocols.mpc.dealing import Dealt, packed_size
@@ -87,7 +89,8 @@ class Product:
                     op.groups,
                     op.inputs // op.groups,
                     op.outputs // op.groups,
-                    *self.shape[1:],
+                    self.shape[1],
+                    self.shape[2],
                     op.kernel,
                     op.stride,
                     op.padding,
@@ -119,7 +122,7 @@ class Product:
                 return np.ascontiguousarray(np.moveaxis(found, -1, axis))
         return found
 
-    def weights(self, weight: U64) -> U64:
+    def weights(self, weight: U64) -> I64:
         """Coefficients of the weights as they are sent in no message: signed, (groups, out, in, N)."""
         signed = weight.view(np.int64)
         match self.op:
@@ -203,6 +206,74 @@ class EncryptedGate(Gate):
             z += np.frombuffer(part, dtype="<u8").astype(np.uint64).reshape(self._shape)
         opened: Masked = yield rescale.cut(self._step, self._op.shift, z)
         return opened
+
+
+# What happens at the model owner and at the key holders.
+
+
+def prepare(product: Product, weight: U64) -> U64:
+    """Model owner: the weights' polynomials, shape (groups, out, in, SENT, N), NTT form."""
+    p = parameters()
+    basis = p.data(SENT)
+    return p.ring.ntt(p.ring.lift(product.weights(weight), basis), basis)
+
+
+def multiply(public: PublicKey, packing: Packing, weights: U64, x: U64) -> U64:
+    """Model owner: ciphertexts of x W, none of which shows how it was computed.
+
+    Parameters
+    ----------
+    public : PublicKey
+        Joint.
+    packing : Packing
+        Of this product.
+    weights : ndarray of uint64
+        From :func:`prepare`.
+    x : ndarray of uint64, shape (sent, 2, SENT, N)
+        The sum of both evaluators' ciphertexts.
+
+    Returns
+    -------
+    ndarray of uint64, shape (found, 2, OPENED, N)
+        c0, to be kept, and c1, to be sent.
+    """
+    p, found = public.parameters, []
+    rows, groups, inputs, outputs = packing.counts
+    x = x.reshape(rows, groups, inputs, *x.shape[1:])
+    for row in range(rows):
+        for group in range(groups):
+            for out in range(outputs):
+                z = p.ring.multiply_sum(x[row, group], weights[group, out], p.data(SENT))
+                found.append(encryption.rerandomise(p, public, p.ring.rescale(z)))
+    return np.stack(found)
+
+
+def holder_share(secret: KeyShare, c1: U64, permits: Sequence[Permit]) -> tuple[U64, bytes]:
+    """Key holder: its share mod 2**64 of the coefficients, and what it sends the model owner."""
+    p = secret.parameters
+    kept, said = [], []
+    for one, permit in zip(c1, permits, strict=True):
+        mask, masked = to_modular_shares.generate_share(p, secret, one, permit)
+        kept.append(ring64.decode(p, mask.residues))
+        said.append(masked.to_bytes())
+    return np.stack(kept), b"".join(said)
+
+
+def owner_share(c0: U64, came: Mapping[str, bytes]) -> U64:
+    """Model owner: its share mod 2**64 from what each key holder sent; ProtocolViolation names a culprit."""
+    p, holders = parameters(), list(came)
+    size, kept = residues_size(p, OPENED), []
+    for k, first in enumerate(c0):
+        shares = {
+            name: to_shares.parse(p, memoryview(data)[k * size : (k + 1) * size], OPENED, name)
+            for name, data in came.items()
+        }
+        total = to_shares.aggregate(p, OPENED, shares, holders)
+        kept.append(ring64.decode(p, to_modular_shares.finish(p, first, total).residues))
+    return np.stack(kept)
+
+
+# How a share gets to the evaluators.
 
 
 def draws(step: fp.Step, shape: tuple[int, ...], seeded: list[Stream]) -> U64:

@@ -9,7 +9,6 @@ from privinfer.backends.ckks import joint
 from privinfer.backends.ckks.exact.setting import PRODUCTS, Setting, batch_that_comes
 from privinfer.backends.mpc import roles
 from privinfer.errors import IntegrityError
-from privinfer.protocols.ckks import ring64, to_modular_shares
 from privinfer.protocols.ckks.crs import CRS
 from privinfer.protocols.ckks.keys import SecretShare
 from privinfer.protocols.ckks.messages import unpack
@@ -60,7 +59,7 @@ class KeyHolder(Idle):
             cost = roles.step_cost(setting.program, step, batch)
             data = yield Receive(roles.MODEL_OWNER, step.index, cost.halves)
             share = np.zeros((batch, *step.type.shape), dtype=np.uint64)
-            said = []
+            said = b""
             if data:
                 product = setting.product(step, op, batch)
                 lead = (product.packing.found,)
@@ -68,12 +67,8 @@ class KeyHolder(Idle):
                 asked = unpack(data, p, basis, lead, culprit=self.asker, step=step.node)
                 wanted = {f"{self._inference}/{step.index}/{k}": c1 for k, c1 in enumerate(asked)}
                 permits = self.releases.claim_all(wanted, self.asker)  # on disk before anything is computed
-                kept = []
-                for label, c1 in wanted.items():
-                    mask, masked = to_modular_shares.generate_share(p, secret, c1, permits[label])
-                    kept.append(ring64.decode(p, mask.residues))
-                    said.append(masked.to_bytes())
-                share = product.gather(np.stack(kept))
-            yield Send(roles.MODEL_OWNER, step.index, b"".join(said))
+                kept, said = encrypted.holder_share(secret, asked, list(permits.values()))
+                share = product.gather(kept)
+            yield Send(roles.MODEL_OWNER, step.index, said)
             yield Send(setting.target(self.role), step.index, encrypted.hand_on(step, share, self._stream))
             yield Progress(count + 1, len(due), step.node)

@@ -16,11 +16,11 @@ from privinfer.backends.mpc import roles
 from privinfer.errors import ConfigError, IntegrityError
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph import reference
-from privinfer.protocols.ckks import encryption, ring64, to_modular_shares, to_shares
+from privinfer.protocols.ckks import ring64
 from privinfer.protocols.ckks.coefficients import Packing
 from privinfer.protocols.ckks.crs import CRS
 from privinfer.protocols.ckks.keys import PublicKey
-from privinfer.protocols.ckks.messages import Message, residues_size, unpack
+from privinfer.protocols.ckks.messages import Message, unpack
 from privinfer.protocols.mpc import encrypted
 from privinfer.protocols.mpc.encrypted import OPENED, SENT
 from privinfer.protocols.randomness import U64, Scope, Seed, Stream
@@ -67,15 +67,12 @@ class ModelOwner(Idle):
         """Hear how many rows come, and pack the weights for as many."""
         self._stream = Stream(self._seed, scope, PRODUCTS) if self._seed is not None else None
         self.batch, self.later = yield from batch_that_comes(self.setting, self.later, self.at_once)
-        p = self.setting.parameters
-        basis = p.data(SENT)
         for step, op in self.setting.program.bilinear() if self.batch else []:
             product = self.setting.product(step, op, self.batch)
             have = self._layers.get(step.index)
             if have is None or have.packing != product.packing:
                 weight = fp.encode(self.model.parameters[step.node]["weight"], op.weight_frac)
-                lifted = p.ring.ntt(p.ring.lift(product.weights(weight), basis), basis)
-                self._layers[step.index] = _Layer(product.packing, lifted)
+                self._layers[step.index] = _Layer(product.packing, encrypted.prepare(product, weight))
 
     def online(self) -> Play:
         """Products in the order in which they are due; several wait for key holders at a time."""
@@ -109,49 +106,28 @@ class ModelOwner(Idle):
                 )
                 for e, data in zip(roles.EVALUATORS, came, strict=True)
             ]
-            found = self._products(layer, p.ring.add(parts[0], parts[1], basis))
+            if self._public is None:
+                raise IntegrityError("a ciphertext would leave before there is a key to hide it under")
+            x = p.ring.add(parts[0], parts[1], basis)
+            found = encrypted.multiply(self._public, layer.packing, layer.weights, x)
         halves = Message(np.ascontiguousarray(found[:, 1])).to_bytes()
         for role in setting.holder_roles():
             yield Send(role, step.index, halves)
         return np.ascontiguousarray(found[:, 0])
 
-    def _products(self, layer: _Layer, x: U64) -> U64:
-        """All ciphertexts of the result, none as it was computed."""
-        if self._public is None:
-            raise IntegrityError("a ciphertext would leave before there is a public key to hide it under")
-        p = self.setting.parameters
-        rows, groups, inputs, outputs = layer.packing.counts
-        x = x.reshape(rows, groups, inputs, *x.shape[1:])
-        found = []
-        for row in range(rows):
-            for group in range(groups):
-                for out in range(outputs):
-                    z = p.ring.multiply_sum(x[row, group], layer.weights[group, out], p.data(SENT))
-                    found.append(encryption.rerandomise(p, self._public, p.ring.rescale(z)))
-        return np.stack(found)
-
     def _share(self, step: fp.Step, op: fp.Bilinear, batch: int, c0: U64) -> Play:
         """Add up what the key holders send; hand this party's own share on."""
-        setting, p = self.setting, self.setting.parameters
+        setting = self.setting
         cost = roles.step_cost(setting.program, step, batch)
-        came: list[memoryview] = []
-        for role in setting.holder_roles():
-            came.append(memoryview((yield Receive(role, step.index, cost.halves))))
+        came: dict[str, bytes] = {}
+        for name, role in zip(setting.holders, setting.holder_roles(), strict=True):
+            came[name] = yield Receive(role, step.index, cost.halves)
         share = np.zeros((batch, *step.type.shape), dtype=np.uint64)
         if len(c0):
-            size = residues_size(p, OPENED)
-            kept = []
-            for k, first in enumerate(c0):
-                shares = {
-                    name: to_shares.parse(p, data[k * size : (k + 1) * size], OPENED, name)
-                    for name, data in zip(setting.holders, came, strict=True)
-                }
-                total = to_shares.aggregate(p, OPENED, shares, setting.holders)
-                kept.append(ring64.decode(p, to_modular_shares.finish(p, first, total).residues))
             frac = setting.program.steps[step.inputs[0]].type.frac + op.weight_frac
             bias = fp.encode(self.model.parameters[step.node]["bias"], frac)
             rank = 1 + len(step.type.shape)
-            share = setting.product(step, op, batch).gather(np.stack(kept))
+            share = setting.product(step, op, batch).gather(encrypted.owner_share(c0, came))
             share = share + reference.along(bias, reference.bias_axis(op.op, rank), rank)
         own = encrypted.hand_on(step, share, self._stream)
         yield Send(setting.target(roles.MODEL_OWNER), step.index, own)
