@@ -128,7 +128,7 @@ def seat(
     holders: Sequence[str] = (),
     model_owner: str = MODEL_OWNER,
 ) -> Table:
-    """A table: by default each input has an owner of its own. With key holders the backend is `ckks`, exact mode.
+    """A table: by default each input has an owner of its own. With key holders it is that of exact mode.
 
     The receiver is none of {E1, E2, H}, or E2's party where truncation is to be exact.
     """

@@ -10,9 +10,9 @@ groups, cb channels in and ob channels out:
 
 with v = ((kh-1) dh + Y) tw + (kw-1) dw + X for the window whose first pixel is (Y, X). Why nothing else
 falls there: every product of two coefficients lies at q cb P + (cb-1+c-c') P + u, where q counts (row, group
-in, group of the weight, channel out) and 0 <= u < P + the least v, since pixel and kernel sum to that at most.
-To reach z's place from another q or c - c' takes u >= P + v or u < 0. What exceeds degree N comes back negated
-and ends below the first place that is read. All that is needed is rb gb^2 B <= N.
+in, group of the weight, channel out) and 0 <= u < P + the least v, since pixel and kernel sum to that at
+most. To reach z's place from another q or c - c' takes u >= P + v or u < 0. What exceeds degree N comes back
+negated and ends below the first place that is read. All that is needed is rb gb^2 B <= N.
 What is nobody's result is a sum of products too: it stays shared and is never put together.
 Source: Cheetah (Huang et al., USENIX Security 2022, eprint 2022/207), sections 3.1 and 3.2; blocks of rows
 and groups are added here.
