@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privinfer.backends.base import Phase
+from privinfer.backends.base import Network, Phase
+from privinfer.backends.ckks.exact.setting import setting_of
 from privinfer.backends.mpc import roles
-from privinfer.errors import ConfigError, IntegrityError, InputError, ProtocolViolation
+from privinfer.errors import ConfigError, InputError, IntegrityError, ProtocolViolation
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir, reference
 from privinfer.graph.ranges import declare
@@ -95,7 +96,7 @@ OPERATORS = (
 @pytest.mark.parametrize("holders", KEYS)
 @pytest.mark.parametrize(("shape", "op"), OPERATORS, ids=lambda v: type(v).__name__)
 def test_product(holders: int, shape: ir.Shape, op: ir.Linear | ir.Conv2d | ir.Scale) -> None:
-    """Anywhere in the ring, weights as large as they come: off by n + 1 units at most, and by some."""
+    """Anywhere in the ring, weights as large as they come: off by n + 1 units at most."""
     rng = np.random.default_rng(holders)
     x, mask = wide(rng, (2, *shape)), wide(rng, (2, *shape))
     weight = rng.integers(-(2**36), 2**36, op.parameters()["weight"]).view(np.uint64)
@@ -132,7 +133,9 @@ def check(model: ir.Model, x: dict[str, ir.Array], **seating: object) -> None:
 
 @given(models(), st.integers(0, 3), st.sampled_from([FSS, BLINDED]), st.booleans(), st.booleans(), seeds)
 @settings(max_examples=15)
-def test_random_models(model: ir.Model, batch: int, network: object, exact: bool, far: bool, seed: int) -> None:
+def test_random_models(
+    model: ir.Model, batch: int, network: Network, exact: bool, far: bool, seed: int
+) -> None:
     """With the model owner at an evaluator or elsewhere, with receivers that compute or do not."""
     x = rows(model.architecture, batch, np.random.default_rng(seed))
     check(model, x, network=network, exact=exact, model_owner="elsewhere" if far else "startup")
@@ -266,8 +269,6 @@ def test_rows_that_differ() -> None:
 
 def test_who_holds_what() -> None:
     """Every holder's and the model owner's share of a product reaches exactly one evaluator."""
-    from privinfer.backends.ckks.exact.setting import setting_of
-
     for owner, holders in itertools.product(("startup", "hospital", "far"), (("startup", "x"), HOLDERS)):
         table = seat(small().architecture, holders=holders, model_owner=owner)
         setting = setting_of(table)

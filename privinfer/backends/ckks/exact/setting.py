@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
 
 from privinfer.backends.base import Receive, Role, Table
 from privinfer.backends.mpc import roles
