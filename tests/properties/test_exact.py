@@ -1,4 +1,4 @@
-"""Exact mode: products under encryption within n + 1 units, whole models within the declared bounds and cost."""
+"""Exact mode: products within n + 1 units, whole models within the declared bounds and at the declared cost."""
 
 from __future__ import annotations
 
