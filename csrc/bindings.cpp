@@ -1,6 +1,8 @@
 // Bindings: NumPy arrays in and out. Everything is checked here, so that the kernels can trust their
 // arguments; the work itself runs without the GIL. Messages name shapes and bounds, never values: arguments
 // may be secret.
+#include "rns/bindings.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -18,7 +20,6 @@
 #include "ring/conv.h"
 #include "ring/matmul.h"
 #include "ring/packing.h"
-#include "rns/bindings.h"
 #include "threads.h"
 
 namespace py = pybind11;

@@ -17,7 +17,8 @@ template <class T>
 class Rows {
  public:
   Rows(py::handle object, const char* name, const std::vector<size_t>& last) : last_(last) {
-    if (!py::isinstance<py::array>(object)) throw py::type_error(std::string(name) + " must be a NumPy array");
+    if (!py::isinstance<py::array>(object))
+      throw py::type_error(std::string(name) + " must be a NumPy array");
     array_ = py::reinterpret_borrow<py::array>(object);
     if (!array_.dtype().is(py::dtype::of<T>()) && !array_.dtype().equal(py::dtype::of<T>())) {
       throw py::type_error(std::string(name) + " must have dtype " +
@@ -247,7 +248,8 @@ py::array key_product(const Rns& r, py::object digits, py::object key, py::objec
   const Rows<uint64_t> in(digits, "digits", {l, l + 1, r.n()});
   const Rows<uint64_t> k(key, "key", {2, r.count(), r.n()});
   if (in.rows() != 1) throw py::value_error("digits must have three axes");
-  if (k.shape({}).size() != 1 || k.rows() < l) throw py::value_error("key must have four axes, and a row a digit");
+  if (k.shape({}).size() != 1 || k.rows() < l)
+    throw py::value_error("key must have four axes, and a row a digit");
   auto out = output<uint64_t>({2, l + 1, r.n()});
   uint64_t* data = out.mutable_data();
   released([&] { r.key_product(in.data(), l, k.data(), g, data); });
@@ -261,7 +263,9 @@ py::array divided(const Rns& r, py::object a, bool special) {
   const Rows<uint64_t> in(a, "a", {limbs, r.n()});
   auto out = fresh<uint64_t>(in.shape({limbs - 1, r.n()}));
   uint64_t* data = out.mutable_data();
-  released([&] { special ? r.mod_down(in.data(), in.rows(), l, data) : r.rescale(in.data(), in.rows(), l, data); });
+  released([&] {
+    special ? r.mod_down(in.data(), in.rows(), l, data) : r.rescale(in.data(), in.rows(), l, data);
+  });
   return out;
 }
 
@@ -320,25 +324,30 @@ void bind(py::module_& m) {
   using py::arg;
   py::class_<Rns>(m, "Rns")
       .def(py::init(&make), arg("n"), arg("primes"))
-      .def("ntt", [](const Rns& r, py::object a, py::object b) { return transform(r, a, b, false); }, arg("a"),
-           arg("basis"))
-      .def("intt", [](const Rns& r, py::object a, py::object b) { return transform(r, a, b, true); }, arg("a"),
-           arg("basis"))
-      .def("add",
-           [](const Rns& r, py::object a, py::object b, py::object s) {
-             return combine(r, Rns::What::kAdd, a, b, s);
-           },
-           arg("a"), arg("b"), arg("basis"))
-      .def("sub",
-           [](const Rns& r, py::object a, py::object b, py::object s) {
-             return combine(r, Rns::What::kSub, a, b, s);
-           },
-           arg("a"), arg("b"), arg("basis"))
-      .def("mul",
-           [](const Rns& r, py::object a, py::object b, py::object s) {
-             return combine(r, Rns::What::kMul, a, b, s);
-           },
-           arg("a"), arg("b"), arg("basis"))
+      .def(
+          "ntt", [](const Rns& r, py::object a, py::object b) { return transform(r, a, b, false); }, arg("a"),
+          arg("basis"))
+      .def(
+          "intt", [](const Rns& r, py::object a, py::object b) { return transform(r, a, b, true); }, arg("a"),
+          arg("basis"))
+      .def(
+          "add",
+          [](const Rns& r, py::object a, py::object b, py::object s) {
+            return combine(r, Rns::What::kAdd, a, b, s);
+          },
+          arg("a"), arg("b"), arg("basis"))
+      .def(
+          "sub",
+          [](const Rns& r, py::object a, py::object b, py::object s) {
+            return combine(r, Rns::What::kSub, a, b, s);
+          },
+          arg("a"), arg("b"), arg("basis"))
+      .def(
+          "mul",
+          [](const Rns& r, py::object a, py::object b, py::object s) {
+            return combine(r, Rns::What::kMul, a, b, s);
+          },
+          arg("a"), arg("b"), arg("basis"))
       .def("neg", &negate, arg("a"), arg("basis"))
       .def("scale", &scaled, arg("a"), arg("scalars"), arg("basis"))
       .def("automorph", &automorph, arg("a"), arg("element"))
@@ -347,15 +356,19 @@ void bind(py::module_& m) {
       .def("compose", &compose, arg("a"), arg("basis"))
       .def("to_ring64", &to_ring64, arg("a"), arg("basis"))
       .def("uniform", &uniform, arg("key"), arg("count"), arg("basis"))
-      .def("ternary", [](const Rns& r, py::object k, py::object c) { return small(r, k, c, true); }, arg("key"),
-           arg("count"))
-      .def("binomial", [](const Rns& r, py::object k, py::object c) { return small(r, k, c, false); }, arg("key"),
-           arg("count"))
+      .def(
+          "ternary", [](const Rns& r, py::object k, py::object c) { return small(r, k, c, true); },
+          arg("key"), arg("count"))
+      .def(
+          "binomial", [](const Rns& r, py::object k, py::object c) { return small(r, k, c, false); },
+          arg("key"), arg("count"))
       .def("wide_uniform", &wide_uniform, arg("key"), arg("count"), arg("bits"))
       .def("decompose", &decompose, arg("c"))
       .def("key_product", &key_product, arg("digits"), arg("key"), arg("element"))
-      .def("mod_down", [](const Rns& r, py::object a) { return divided(r, a, true); }, arg("a"))
-      .def("rescale", [](const Rns& r, py::object a) { return divided(r, a, false); }, arg("a"))
+      .def(
+          "mod_down", [](const Rns& r, py::object a) { return divided(r, a, true); }, arg("a"))
+      .def(
+          "rescale", [](const Rns& r, py::object a) { return divided(r, a, false); }, arg("a"))
       .def("multiply_sum", &multiply_sum, arg("x"), arg("y"), arg("basis"))
       .def("encode", &encode, arg("slots"), arg("scale"), arg("basis"))
       .def("decode", &decode, arg("coefficients"), arg("scale"))

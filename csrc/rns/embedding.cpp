@@ -1,7 +1,8 @@
 // Embedding: real and complex vectors to polynomials and back, in doubles.
 //
-// A polynomial with real coefficients is known by its values at the primitive 2n-th roots of unity w^(3^i), i below
-// n/2; at their conjugates it has the conjugate values. The transform is the NTT's with complex numbers.
+// A polynomial with real coefficients is known by its values at the primitive 2n-th roots of unity w^(3^i), i
+// below n/2; at their conjugates it has the conjugate values. The transform is the NTT's with complex
+// numbers.
 #include <algorithm>
 #include <cmath>
 

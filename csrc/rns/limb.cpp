@@ -75,8 +75,8 @@ void multiply_sum_portable(const Sum& s, uint64_t* const out[2], size_t n, const
 //
 // Integers of magnitude below 2^52 are exact in doubles, and so is the remainder of a product by FMA:
 //   h = x y (rounded), l = x y - h (exact), c = round(h / q), r = (h - c q) + l (exact).
-// Three roundings of at most 2^-53 each put c off by 3 * 2^-53 |x y| / q besides its own half, and q < 2^50: where
-// |x| <= B q and |y| <= q/2, |r| <= (1/2 + 3B/16) q; where |x|, |y| <= q, |r| <= 7/8 q.
+// Three roundings of at most 2^-53 each put c off by 3 * 2^-53 |x y| / q besides its own half, and q < 2^50:
+// where |x| <= B q and |y| <= q/2, |r| <= (1/2 + 3B/16) q; where |x|, |y| <= q, |r| <= 7/8 q.
 
 struct Modulus {
   __m256d q, inverse, half, magic;
@@ -249,8 +249,8 @@ PRIVINFER_TARGET_FMA void intt_vector(uint64_t* a, size_t n, const Prime& p) {
     _mm256_storeu_pd(d + 8 * i + 4, y);
   }
   size_t t = 4, block = n / 8;
-  // Two layers at a time, q in and q out: all sums are reduced to q/2, products of differences below 7/4 q stay
-  // below 0.83 q.
+  // Two layers at a time, q in and q out: all sums are reduced to q/2, products of differences below 7/4 q
+  // stay below 0.83 q.
   while (block >= 2) {
     for (size_t i = 0; i < block / 2; ++i) {
       const __m256d w0 = _mm256_set1_pd(roots[block + 2 * i]);
@@ -287,13 +287,39 @@ PRIVINFER_TARGET_FMA void intt_vector(uint64_t* a, size_t n, const Prime& p) {
   for (size_t j = 0; j < n; j += 4) store(a + j, times(_mm256_loadu_pd(d + j), scale, m), m);
 }
 
+// Residues are below 2^50: the sign of a difference says whether the prime has to be added back.
+PRIVINFER_TARGET_FMA void add_vector(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n,
+                                     const Prime& p) {
+  const __m256i q = _mm256_set1_epi64x(static_cast<long long>(p.q)), zero = _mm256_setzero_si256();
+  for (size_t j = 0; j < n; j += 4) {
+    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a + j));
+    const __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + j));
+    const __m256i r = _mm256_sub_epi64(_mm256_add_epi64(x, y), q);
+    const __m256i back = _mm256_and_si256(_mm256_cmpgt_epi64(zero, r), q);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j), _mm256_add_epi64(r, back));
+  }
+}
+
+PRIVINFER_TARGET_FMA void sub_vector(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n,
+                                     const Prime& p) {
+  const __m256i q = _mm256_set1_epi64x(static_cast<long long>(p.q)), zero = _mm256_setzero_si256();
+  for (size_t j = 0; j < n; j += 4) {
+    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a + j));
+    const __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + j));
+    const __m256i r = _mm256_sub_epi64(x, y);
+    const __m256i back = _mm256_and_si256(_mm256_cmpgt_epi64(zero, r), q);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j), _mm256_add_epi64(r, back));
+  }
+}
+
 PRIVINFER_TARGET_FMA void mul_vector(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n,
                                      const Prime& p) {
   const Modulus m = modulus(p.q);
   for (size_t j = 0; j < n; j += 4) store(out + j, times(load(a + j, m), load(b + j, m), m), m);
 }
 
-PRIVINFER_TARGET_FMA void scale_vector(const uint64_t* a, uint64_t w, uint64_t* out, size_t n, const Prime& p) {
+PRIVINFER_TARGET_FMA void scale_vector(const uint64_t* a, uint64_t w, uint64_t* out, size_t n,
+                                       const Prime& p) {
   const Modulus m = modulus(p.q);
   const __m256d factor = _mm256_set1_pd(static_cast<double>(w));
   for (size_t j = 0; j < n; j += 4) store(out + j, times(load(a + j, m), factor, m), m);
@@ -309,7 +335,8 @@ PRIVINFER_TARGET_FMA void sub_scale_vector(const uint64_t* a, const uint64_t* r,
 }
 
 // Partial sums of up to three products, each within q, and a remainder of q/2 stay below 4q < 2^52.
-PRIVINFER_TARGET_FMA void multiply_sum_vector(const Sum& s, uint64_t* const out[2], size_t n, const Prime& p) {
+PRIVINFER_TARGET_FMA void multiply_sum_vector(const Sum& s, uint64_t* const out[2], size_t n,
+                                              const Prime& p) {
   const Modulus m = modulus(p.q);
   const bool two = out[1] != nullptr;
   const bool same_x = s.x[0] == s.x[1];
@@ -358,11 +385,19 @@ void intt(uint64_t* a, size_t n, const Prime& p, bool fast) {
   intt_portable(a, n, p);
 }
 
-void add(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p) {
+void add(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p, bool fast) {
+#ifdef PRIVINFER_X86
+  if (fast) return add_vector(a, b, out, n, p);
+#endif
+  (void)fast;
   for (size_t j = 0; j < n; ++j) out[j] = add(a[j], b[j], p.q);
 }
 
-void sub(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p) {
+void sub(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p, bool fast) {
+#ifdef PRIVINFER_X86
+  if (fast) return sub_vector(a, b, out, n, p);
+#endif
+  (void)fast;
   for (size_t j = 0; j < n; ++j) out[j] = sub(a[j], b[j], p.q);
 }
 

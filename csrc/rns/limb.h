@@ -1,7 +1,7 @@
 // Limb: operations on one limb (n residues modulo one prime), on the portable and on the vector path.
 //
-// All of them take and give canonical residues, so both paths give the same numbers. `fast` says that the vector
-// path may be used: the CPU has AVX2 and FMA, and the prime is below 2^50.
+// All of them take and give canonical residues, so both paths give the same numbers. `fast` says that the
+// vector path may be used: the CPU has AVX2 and FMA, and the prime is below 2^50.
 #pragma once
 
 #include "rns/prime.h"
@@ -15,13 +15,14 @@ void ntt(uint64_t* a, size_t n, const Prime& p, bool fast);
 void intt(uint64_t* a, size_t n, const Prime& p, bool fast);
 
 // out may be a or b.
-void add(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p);
-void sub(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p);
+void add(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p, bool fast);
+void sub(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p, bool fast);
 void mul(const uint64_t* a, const uint64_t* b, uint64_t* out, size_t n, const Prime& p, bool fast);
 void scale(const uint64_t* a, uint64_t w, uint64_t* out, size_t n, const Prime& p, bool fast);
 
-// out = sum over k of x_k * y_k, with x_k = x + k * x_step and so on; `order`, where given, permutes x: element i
-// of the product is x[order[i]] y[i]. Two results share one x or one y: out[0] = sum x0 y0, out[1] = sum x1 y1.
+// out = sum over k of x_k * y_k, with x_k = x + k * x_step and so on; `order`, where given, permutes x:
+// element i of the product is x[order[i]] y[i]. Two results share one x or one y: out[0] = sum x0 y0, out[1]
+// = sum x1 y1.
 struct Sum {
   const uint64_t* x[2];
   const uint64_t* y[2];

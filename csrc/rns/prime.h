@@ -1,6 +1,8 @@
-// Prime: one prime of an RNS basis with everything its arithmetic needs; scalar operations of the portable path.
+// Prime: one prime of an RNS basis with everything its arithmetic needs; scalar operations of the portable
+// path.
 //
-// Residues are canonical, [0, q), wherever two files meet. q < 2^61 here; the vector path (vector.h) takes q < 2^50.
+// Residues are canonical, [0, q), wherever two files meet. q < 2^61 here; the vector path (vector.h) takes q
+// < 2^50.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +18,8 @@ struct Prime {
   uint64_t ratio[2] = {0, 0};  // floor(2^128 / q), low word first
   uint64_t two64 = 0;          // 2^64 mod q
 
-  // Powers of the smallest primitive 2n-th root, bit-reversed, and of its inverse; Shoup quotients floor(w 2^64 / q).
+  // Powers of the smallest primitive 2n-th root, bit-reversed, and of its inverse; Shoup quotients floor(w
+  // 2^64 / q).
   std::vector<uint64_t> root, root_shoup, inverse_root, inverse_root_shoup;
   uint64_t n_inverse = 0, n_inverse_shoup = 0;
 
@@ -33,8 +36,7 @@ inline uint64_t reduce(u128 z, const Prime& p) {
   const uint64_t carry = static_cast<uint64_t>((static_cast<u128>(lo) * p.ratio[0]) >> 64);
   const u128 a = static_cast<u128>(lo) * p.ratio[1] + carry;
   const u128 b = static_cast<u128>(hi) * p.ratio[0] + static_cast<uint64_t>(a);
-  const uint64_t quotient =
-      hi * p.ratio[1] + static_cast<uint64_t>(a >> 64) + static_cast<uint64_t>(b >> 64);
+  const uint64_t quotient = hi * p.ratio[1] + static_cast<uint64_t>(a >> 64) + static_cast<uint64_t>(b >> 64);
   uint64_t r = lo - quotient * p.q;
   r -= p.q & -static_cast<uint64_t>(r >= p.q);
   return r - (p.q & -static_cast<uint64_t>(r >= p.q));
@@ -48,7 +50,9 @@ inline uint64_t add(uint64_t a, uint64_t b, uint64_t q) {
   const uint64_t r = a + b;
   return r - (q & -static_cast<uint64_t>(r >= q));
 }
-inline uint64_t sub(uint64_t a, uint64_t b, uint64_t q) { return a - b + (q & -static_cast<uint64_t>(a < b)); }
+inline uint64_t sub(uint64_t a, uint64_t b, uint64_t q) {
+  return a - b + (q & -static_cast<uint64_t>(a < b));
+}
 
 // Any a below 2^64; w in [0, q); result in [0, q).
 inline uint64_t mul_shoup(uint64_t a, uint64_t w, uint64_t w_shoup, uint64_t q) {
@@ -56,7 +60,9 @@ inline uint64_t mul_shoup(uint64_t a, uint64_t w, uint64_t w_shoup, uint64_t q) 
   const uint64_t r = a * w - quotient * q;
   return r - (q & -static_cast<uint64_t>(r >= q));
 }
-inline uint64_t shoup(uint64_t w, uint64_t q) { return static_cast<uint64_t>((static_cast<u128>(w) << 64) / q); }
+inline uint64_t shoup(uint64_t w, uint64_t q) {
+  return static_cast<uint64_t>((static_cast<u128>(w) << 64) / q);
+}
 
 uint64_t power(uint64_t base, uint64_t exponent, const Prime& p);
 

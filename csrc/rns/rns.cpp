@@ -17,7 +17,8 @@ Rns::Rns(size_t n, const std::vector<uint64_t>& primes) : n_(n), log_n_(0) {
   }
   if (primes.empty() || primes.size() > 64) throw std::invalid_argument("there must be 1 to 64 primes");
   for (uint64_t q : primes) {
-    if (std::count(primes.begin(), primes.end(), q) != 1) throw std::invalid_argument("primes must be distinct");
+    if (std::count(primes.begin(), primes.end(), q) != 1)
+      throw std::invalid_argument("primes must be distinct");
     if (q < 2) throw std::invalid_argument("primes must be primes = 1 mod 2n below 2^61");
     primes_.emplace_back(q);
   }
@@ -54,9 +55,9 @@ void Rns::combine(What what, const uint64_t* a, const uint64_t* b, bool single, 
       const Prime& p = primes_[basis[k % l]];
       const uint64_t *x = a + k * n_, *y = b + (single ? k % l : k) * n_;
       if (what == What::kAdd) {
-        add(x, y, out + k * n_, n_, p);
+        add(x, y, out + k * n_, n_, p, quick);
       } else if (what == What::kSub) {
-        sub(x, y, out + k * n_, n_, p);
+        sub(x, y, out + k * n_, n_, p, quick);
       } else {
         mul(x, y, out + k * n_, n_, p, quick);
       }
@@ -64,13 +65,34 @@ void Rns::combine(What what, const uint64_t* a, const uint64_t* b, bool single, 
   });
 }
 
-void Rns::scale(const uint64_t* a, const uint64_t* scalars, uint64_t* out, size_t rows, const Basis& basis) const {
+void Rns::scale(const uint64_t* a, const uint64_t* scalars, uint64_t* out, size_t rows,
+                const Basis& basis) const {
   const bool quick = fast();
   const size_t l = basis.size();
   for (size_t k = 0; k < rows * l; ++k) {
     rns::scale(a + k * n_, scalars[k % l], out + k * n_, n_, primes_[basis[k % l]], quick);
   }
 }
+
+namespace {
+
+// `sizes` has every bit that a magnitude (of a negative x: of ~x) has. Errors and keys are far below every
+// prime.
+void lift_row(const int64_t* v, uint64_t sizes, uint64_t* out, size_t n, const Prime& p) {
+  if (sizes < p.q / 2) {
+    for (size_t i = 0; i < n; ++i) {
+      out[i] = static_cast<uint64_t>(v[i]) + (p.q & static_cast<uint64_t>(v[i] >> 63));
+    }
+    return;
+  }
+  for (size_t i = 0; i < n; ++i) {
+    const uint64_t sign = static_cast<uint64_t>(v[i] >> 63);
+    const uint64_t m = reduce((static_cast<uint64_t>(v[i]) ^ sign) - sign, p);
+    out[i] = (m & ~sign) | (sub(0, m, p.q) & sign);
+  }
+}
+
+}  // namespace
 
 // Position i holds the value at root^(2 rev(i) + 1); X -> X^element moves it to the exponent times element.
 const uint32_t* Rns::order_of(uint64_t element) const {
@@ -96,19 +118,14 @@ void Rns::automorph(const uint64_t* a, uint64_t* out, size_t limbs, uint64_t ele
 
 void Rns::lift(const int64_t* v, uint64_t* out, size_t rows, const Basis& basis) const {
   const size_t l = basis.size();
-  for (size_t r = 0; r < rows; ++r) {
-    for (size_t k = 0; k < l; ++k) {
-      const Prime& p = primes_[basis[k]];
-      uint64_t* to = out + (r * l + k) * n_;
-      for (size_t i = 0; i < n_; ++i) {
-        const int64_t x = v[r * n_ + i];
-        const uint64_t sign = -static_cast<uint64_t>(x < 0);
-        const uint64_t size = (static_cast<uint64_t>(x) ^ sign) - sign;
-        const uint64_t m = reduce(size, p);
-        to[i] = (m & ~sign) | (sub(0, m, p.q) & sign);
-      }
+  parallel_for(rows, std::max<size_t>(1, 65536 / n_), [&](size_t begin, size_t end) {
+    for (size_t r = begin; r < end; ++r) {
+      const int64_t* from = v + r * n_;
+      uint64_t sizes = 0;
+      for (size_t i = 0; i < n_; ++i) sizes |= static_cast<uint64_t>(from[i] < 0 ? ~from[i] : from[i]);
+      for (size_t k = 0; k < l; ++k) lift_row(from, sizes, out + (r * l + k) * n_, n_, primes_[basis[k]]);
     }
-  }
+  });
 }
 
 void Rns::lift_wide(const uint64_t* words, uint64_t* out, size_t rows, const Basis& basis) const {
@@ -182,7 +199,8 @@ bool Rns::compose(const uint64_t* a, uint64_t* words, size_t rows, const Basis& 
       for (size_t k = 0; k < l; ++k) {
         const Prime& p = primes_[basis[k]];
         uint64_t known = 0;  // what the lower digits give modulo q_k, by Horner
-        for (size_t j = k; j-- > 0;) known = rns::add(rns::mul(known, primes_[basis[j]].q, p), v[j] % p.q, p.q);
+        for (size_t j = k; j-- > 0;)
+          known = rns::add(rns::mul(known, primes_[basis[j]].q, p), v[j] % p.q, p.q);
         v[k] = rns::mul(rns::sub(a[(r * l + k) * n_ + i], known, p.q), inverse[k], p);
         add_product(&x, radix[k], v[k]);
       }
@@ -201,7 +219,8 @@ bool Rns::compose(const uint64_t* a, uint64_t* words, size_t rows, const Basis& 
 }
 
 void Rns::to_ring64(const uint64_t* a, uint64_t* out, size_t rows, const Basis& basis) const {
-  // a / Q = sum of y_k / q_k mod 1 with y_k = a_k (Q / q_k)^-1 mod q_k; 64 bits of each quotient, and the sum rounds.
+  // a / Q = sum of y_k / q_k mod 1 with y_k = a_k (Q / q_k)^-1 mod q_k; 64 bits of each quotient, and the sum
+  // rounds.
   const size_t l = basis.size();
   std::vector<uint64_t> factor(l);
   for (size_t k = 0; k < l; ++k) {
@@ -274,11 +293,15 @@ void Rns::ternary(const uint8_t* key, int64_t* out, size_t rows) const {
 }
 
 void Rns::binomial(const uint8_t* key, int64_t* out, size_t rows) const {
+  // With a and b of 21 bits: bits of a, less bits of b, are the bits of (a, not b) less 21.
   Words words(key);
-  constexpr uint64_t kBits = (uint64_t{1} << 21) - 1;
+  constexpr uint64_t kLow = (uint64_t{1} << 21) - 1, kAll = (uint64_t{1} << 42) - 1;
   for (size_t i = 0; i < rows * n_; ++i) {
-    const uint64_t w = words.next();
-    out[i] = __builtin_popcountll(w & kBits) - __builtin_popcountll((w >> 21) & kBits);
+    uint64_t x = (words.next() ^ (kLow << 21)) & kAll;
+    x -= (x >> 1) & 0x5555555555555555u;
+    x = (x & 0x3333333333333333u) + ((x >> 2) & 0x3333333333333333u);
+    x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+    out[i] = static_cast<int64_t>((x * 0x0101010101010101u) >> 56) - 21;
   }
 }
 

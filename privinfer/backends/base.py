@@ -143,11 +143,14 @@ class Player(Protocol):
         Rows that the same run still brings in chunks to come, where this role is told.
     rounds : int or None
         Online messages that this role counted, where it does.
+    notes : tuple of str
+        What its own party's report says of precision beyond what all parties know.
     """
 
     batch: int | None
     later: int | None
     rounds: int | None
+    notes: tuple[str, ...]
 
     def setup(self) -> Play:
         """Once a session."""
@@ -187,6 +190,7 @@ class Idle:
     batch: int | None = None
     later: int | None = None
     rounds: int | None = None
+    notes: tuple[str, ...] = ()
 
     def setup(self) -> Play:
         """Do nothing."""

@@ -67,7 +67,9 @@ def run(patient: int, batch: int, examples: Path | None, backend: str = "mpc") -
         )
     rows = slice(patient, patient + batch)
     inputs = {name: values[rows] for name, values in patients.inputs().items()}
-    model = from_onnx(folder / MODELS[backend])
+    # polynomials have ranges of their own, which hold where the model owner's validation patients stay inside
+    seen = cohort.load("validation").inputs() if backend == "ckks" else None
+    model = from_onnx(folder / MODELS[backend], calibration=seen)
     screen = Console()
     screen.print(SYNTHETIC, style="yellow", highlight=False, soft_wrap=True)
     with Progress(
@@ -105,6 +107,8 @@ def run(patient: int, batch: int, examples: Path | None, backend: str = "mpc") -
         highlight=False,
         soft_wrap=True,
     )
+    for note in result.report["precision"].get("notes", []):
+        screen.print(note, highlight=False, soft_wrap=True)
     _show_parties(screen, result.report)
     result.report["patients"] = [patient, patient + batch - 1]
     result.report["same_decision_as_oracle"] = [agreed, batch]

@@ -151,6 +151,10 @@ def _steepest(op: fp.Table, frac: int) -> float:
 
 def _table(op: fp.Table, x: Known, table: ir.Tabulated, opened: float) -> tuple[Array, Array, Array]:
     wanted, first, last, base = _band(op)
+    # the ends of a table are inputs, rounded; values themselves may lie beyond by as much
+    unit = 2.0**-wanted.frac_in
+    first = min(first, max(float(x.low.min(initial=first)), first - unit))
+    last = max(last, min(float(x.high.max(initial=last)), last + unit))
     low, high = (np.clip(v, first, last) for v in (x.low, x.high))
     wide = (np.clip(v, first, last) for v in (x.low - x.error, x.high + x.error))
     # two values of the range are no further apart than the function's span there
@@ -163,10 +167,14 @@ def _table(op: fp.Table, x: Known, table: ir.Tabulated, opened: float) -> tuple[
     if wanted.name not in MONOTONE:
         least, most = least - float(spare.max()), most + float(spare.max())
     # what the function differs by at a value and at what was computed of it: by its own slope, or by that of
-    # rows, of which each comes near it over two cells, at both ends of its part of the way
-    slope = np.minimum(wanted.slope(*wide), min(float(slopes.max()), 1e300))
+    # rows, of which each comes near it over two cells, at both ends of its part of the way, and beyond the
+    # ends of the table not at all. Of a function whose slope nobody gave, what is seen has to do.
+    seen = float((np.abs(np.diff(values)) / np.maximum(np.diff(grid), 1e-300)).max())
+    steepest = float(slopes.max()) if np.isfinite(slopes).all() else max(seen, by_rows)
     parts = np.floor(x.error * 2.0 ** (wanted.frac_in - op.step_bits) / 2) + 1
-    apart = np.minimum(x.error * slope, x.error * by_rows + 2 * table.error * parts)
+    along_rows = x.error * max(seen, by_rows) + 2 * table.error * parts + unit / 2 * steepest
+    slope = np.minimum(np.minimum(wanted.slope(*wide), float(slopes.max())), 1e300)
+    apart = np.minimum(x.error * slope, along_rows)
     error = np.minimum(apart, most - least) + table.error + opened
     if wanted.name in MONOTONE:
         ends = wanted.values(low), wanted.values(high)

@@ -49,6 +49,7 @@ MAX_FRAC_OUT = 56
 MIN_SUM_BITS = 12
 WIDER = 2.0  # how much more of a table costs less than a clamp
 LEAST_VARIANCE_BITS = 4
+LEAST_ROOT_BITS = 20
 
 
 # -- one variable ----------------------------------------------------------------------------------
@@ -209,8 +210,8 @@ def product(
     room = WIDE - b.n + frac
     for _ in range(2):
         if b.type(x).frac + b.type(y).frac > room:
-            wider = x if b.type(x).frac >= b.type(y).frac else y
-            slim = b.wide(b.narrow(wider, b.f))
+            wider, other = (x, y) if b.type(x).frac >= b.type(y).frac else (y, x)
+            slim = b.wide(b.narrow(wider, max(b.f, room - b.type(other).frac)))
             x, y = (slim if x == wider else x), (slim if y == wider else y)
     s, t = b.type(x), b.type(y)
     shape = (*s.shape[:-1], t.shape[-1]) if matmul else s.shape
@@ -411,7 +412,14 @@ def normalize(b: Builder, x: int, op: ir.Normalize, node: str) -> int:
     v = clamp(b, b.offset(v, q**3 * op.eps, node), low, high, node)
     under = Wanted("rsqrt", low, high, 0.0, 1e-4, b.type(v).frac, 0, factor=math.sqrt(q))
     largest_root = math.sqrt(q / low)
-    root = banded(b, v, under, b.n - 3 - math.ceil(math.log2(largest_root + 1)), node)
+    # the product drops what c and the root have beyond n bits of f, 64 - n of them
+    bits = min(24, b.n - 3 - math.ceil(math.log2(largest_root + 1)))
+    spare, cut = WIDE - b.n, 0.0
+    if spare - s < min(bits, LEAST_ROOT_BITS):
+        c, cut = b.wide(b.narrow(c, b.f)), 2.0**-b.f
+    else:
+        spare -= s
+    root = banded(b, v, under, min(bits, spare), node)
     shape = (*t.shape[:-1], 1)
     r = _pick(b, reshape(b, root.value, shape, node), axis, (0,) * d, node)
     # no result is larger than sqrt(d), so none strays further than twice that; where the variance is
@@ -422,6 +430,6 @@ def normalize(b: Builder, x: int, op: ir.Normalize, node: str) -> int:
     if op.low == 0:
         return product(b, c, r, node, b.f, claim=Claim(-reach, reach, x, 0.0, 2 * reach))
     relative = 1e-4 + (OPENING + 1.5) * 2.0**-g / (2 * low) + root.opened / math.sqrt(q / high)
-    own = 1.1 * reach * relative + OPENING * 2.0**-b.f
+    own = 1.1 * reach * relative + OPENING * 2.0**-b.f + 1.1 * cut * largest_root
     gain = (2 + reach) / math.sqrt(op.low)
     return product(b, c, r, node, b.f, claim=Claim(-reach, reach, x, gain, own))

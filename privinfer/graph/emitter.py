@@ -18,8 +18,10 @@ from privinfer.graph.fixedpoint import (
     WIDE,
     Claim,
     Extend,
+    Join,
     Offset,
     Operation,
+    Plus,
     Step,
     Times,
     Total,
@@ -106,13 +108,18 @@ class Emitter:
         self.shapes = architecture.shapes()
         self.steps: list[Step] = []
         self.values: dict[str, int] = {}
-        self.changed: dict[tuple[int, Operation], int] = {}
+        self.changed: dict[tuple[int, Operation, Type], int] = {}
         self.feeds_linear = _feeds_linear(architecture)
 
     def emit(
         self, op: Operation, inputs: tuple[int, ...], kind: Type, node: str, claim: Claim | None = None
     ) -> int:
         """Append a step; its index names its value."""
+        if (
+            isinstance(op, Plus | Join)
+            and len({(t.bits, t.frac) for t in (kind, *map(self.type, inputs))}) > 1
+        ):
+            raise TypeError(f"node {node!r}: values of different rings or scales do not go together")
         self.steps.append(Step(len(self.steps), op, inputs, kind, node, claim))
         return len(self.steps) - 1
 
@@ -136,7 +143,7 @@ class Emitter:
 
     def change(self, value: int, op: Operation, kind: Type) -> int:
         """Emit a change of ring or scale once, however many steps want it."""
-        key = (value, op)
+        key = (value, op, kind)
         if key not in self.changed:
             self.changed[key] = self.emit(op, (value,), kind, self.steps[value].node)
         return self.changed[key]

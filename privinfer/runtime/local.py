@@ -253,6 +253,7 @@ def _merge(reports: dict[str, dict[str, Any]], outputs: dict[str, Any], cast: _C
     shared = ("schema", "backend", "session", "precision", "trust", "insecure", "online_rounds", "chunks")
     own = ("roles", "sees", "bytes", "seconds", "peak_rss_bytes")
     merged = {key: first[key] for key in shared}
+    merged["precision"] = reports[cast.model_owner]["precision"]
     merged["seconds"] = slower
     merged["parties"] = {name: {k: reports[name][k] for k in own} for name in cast.names}
     return Result(outputs, merged)

@@ -443,6 +443,8 @@ class Party:
             "seconds": {**self._seconds, "offline": tally.offline, "online": tally.online},
             "peak_rss_bytes": report.peak_rss(),
         }
+        if notes := [note for player in self._players.values() for note in player.notes]:
+            self.report["precision"]["notes"] = notes
         outputs = tally.outputs()
         return Result(outputs, self.report) if outputs else None
 

@@ -6,7 +6,7 @@ import resource
 import sys
 from typing import Any
 
-from privinfer.backends import crypten
+from privinfer.backends import ckks, crypten
 from privinfer.backends.base import Phase
 from privinfer.graph import ir
 from privinfer.plan.trust import sees, trust
@@ -18,7 +18,6 @@ SCHEMA = "privinfer.report/1"
 
 def of_party(manifest: Manifest, name: str, architecture: ir.Architecture) -> dict[str, Any]:
     """What a party's report says of its session, whatever the run."""
-    precision = architecture.precision
     return {
         "schema": SCHEMA,
         "backend": manifest.backend,
@@ -26,17 +25,27 @@ def of_party(manifest: Manifest, name: str, architecture: ir.Architecture) -> di
         "party": name,
         "roles": manifest.roles_of(name),
         "sees": sees(manifest, name),
-        "precision": crypten.precision(architecture)
-        if manifest.backend == crypten.NAME
-        else {
-            "fractional_bits": precision.fractional_bits,
-            "comparison_bits": precision.comparison_bits,
-            "basis": precision.basis,
-            "declared_error_bound": precision.error_bound,
-        },
+        "precision": _precision(manifest, architecture),
         "trust": trust(manifest),
         "insecure": list(manifest.insecure),
     }
+
+
+def _precision(manifest: Manifest, architecture: ir.Architecture) -> dict[str, Any]:
+    if manifest.backend == crypten.NAME:
+        return crypten.precision(architecture)
+    exact = manifest.nonlinear == ckks.EXACT
+    if manifest.backend == ckks.NAME and not exact:
+        return ckks.precision(manifest, architecture)
+    precision = architecture.precision
+    said = {
+        "fractional_bits": precision.fractional_bits,
+        "comparison_bits": precision.comparison_bits,
+        "basis": precision.basis,
+        "declared_error_bound": precision.error_bound,
+    }
+    # what products stray by under encryption, in units of their last place; the bound has it in it
+    return said | ({"nonlinear": ckks.EXACT, "product_units": ckks.product_units(manifest)} if exact else {})
 
 
 def traffic(

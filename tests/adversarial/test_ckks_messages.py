@@ -21,6 +21,7 @@ from privinfer.protocols.ckks import (
     refresh,
     rekey,
     relinearise,
+    sampling,
     threshold,
     to_modular_shares,
     to_shares,
@@ -388,6 +389,21 @@ def test_masks_without_room_are_refused_before_anything_is_spent():
         to_shares.generate_share(P, secret, c[1], 3, 50, permit)
     permit.use(c[1])
     common.start(refresh.KIND)
+
+
+def test_shares_that_do_not_add_up():
+    """A canonical share of something else: at three limbs the sum is no integer of 128 bits, but for luck."""
+    for kind, finish in (
+        ("to shares", lambda total, c: to_shares.finish(P, c[0], total)),
+        ("refresh", lambda total, c: refresh.finish(P, SPAN, None, c[0], total)),
+    ):
+        r = rounds()[kind]
+        part = arrays(r.shares[LIAR])[0]
+        bad = spoiled(r.shares[LIAR], part, lambda a: sampling.uniform(P, 1, (0, 1, 2))[0])
+        c = np.zeros((2, 3, P.n), dtype=np.uint64)
+        with pytest.raises(ProtocolViolation, match="the shares do not add up to a message") as e:
+            finish(r.aggregate({**r.shares, LIAR: bad}), c)
+        assert (e.value.culprit, e.value.step) == (None, r.step)
 
 
 # -- t of n ------------------------------------------------------------------------------------------

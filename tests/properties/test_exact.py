@@ -1,4 +1,4 @@
-"""Exact mode: products within n + 1 units, whole models within the declared bounds and at the declared cost."""
+"""Exact mode: products within n + 1 units, whole models within the declared bounds and cost."""
 
 from __future__ import annotations
 

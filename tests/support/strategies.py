@@ -16,6 +16,17 @@ from privinfer.graph.ranges import AUTO_BITS, declare
 MAX_SIZE = 160  # elements of one value
 RANGES = ((-1.0, 1.0), (0.0, 1.0), (-16.0, 16.0), (-3.0, 7.5), (2.5, 2.5), (-0.001, 0.0))
 
+FUNCTIONS = (
+    ("sigmoid", -10.0, 10.0, 1e-3, 0.0, 0.0),
+    ("tanh", -5.0, 5.0, 1e-3, 0.0, 0.0),
+    ("silu", -14.0, 14.0, 1e-3, 0.0, 1.0),
+    ("log_sigmoid", -12.0, 12.0, 1e-3, 1.0, 0.0),
+    ("exp", -16.0, 3.0, 1e-3, 0.0),
+    ("sin", -4.0, 16.0, 1e-3),
+    ("reciprocal", 0.5, 40.0, 1e-3),
+    ("sqrt", 0.01, 40.0, 1e-3),
+)
+
 shapes = st.one_of(
     st.tuples(st.integers(1, 9)),
     st.tuples(st.integers(1, 4), st.integers(1, 5)),
@@ -115,27 +126,32 @@ def curved(draw: st.DrawFn, name: str, known: dict[str, ir.Shape]) -> tuple[ir.O
     shape = known[name]
     axis = draw(st.integers(1, len(shape)))
     some = st.sampled_from([-3.0, -0.7, 0.0, 0.1, 0.5, 1.0, 2.0])
-    kinds = ["Piecewise", "Piecewise", "Function", "Mul", "Max", "Sum", "Gather", "Shift"]
+    kinds = ["Piecewise", "Piecewise", "Function", "Mul", "Max", "Sum", "Gather", "Shift", "ArgMax"]
     if shape[axis - 1] > 1:
         kinds += ["Softmax", "Max"]
+    if shape[-1] > 1:
+        kinds.append("Normalize")
+    pairs = [
+        k
+        for k, v in known.items()
+        if len(v) == len(shape) > 1 and (*v[:-2], v[-2]) == (*shape[:-2], shape[-1])
+    ]
+    if pairs:
+        kinds += ["MatMul"] * 2
     match draw(st.sampled_from(kinds)):
         case "Piecewise":
-            breaks = sorted(draw(st.lists(some, min_size=1, max_size=3)))
-            bends = [draw(some) for _ in breaks]
-            return ir.Piecewise(tuple(breaks), (0.0,) * len(breaks), tuple(bends), draw(some), draw(some)), (
-                name,
-            )
+            breaks = tuple(sorted(draw(st.lists(some, min_size=1, max_size=3))))
+            jumps, bends = (tuple(draw(some) for _ in breaks) for _ in range(2))
+            jumps = jumps if draw(st.booleans()) else (0.0,) * len(breaks)
+            return ir.Piecewise(breaks, jumps, bends, draw(some), draw(some)), (name,)
         case "Function":
-            kind, low, high, left, right = draw(
-                st.sampled_from(
-                    [
-                        ("sigmoid", -10.0, 10.0, 0.0, 0.0),
-                        ("tanh", -5.0, 5.0, 0.0, 0.0),
-                        ("silu", -14.0, 14.0, 0.0, 1.0),
-                    ]
-                )
-            )
-            return ir.Function(kind, low, high, 1e-3, left, right), (name,)
+            return ir.Function(*draw(st.sampled_from(FUNCTIONS))), (name,)
+        case "ArgMax":
+            return ir.ArgMax(axis), (name,)
+        case "Normalize":
+            return ir.Normalize(1e-2, draw(st.sampled_from([0.0, 0.0, 2.0**-6]))), (name,)
+        case "MatMul":
+            return ir.MatMul(), (name, draw(st.sampled_from(pairs)))
         case "Mul":
             return ir.Mul(), (name, draw(st.sampled_from([k for k, v in known.items() if v == shape])))
         case "Max":

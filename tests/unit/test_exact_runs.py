@@ -52,6 +52,8 @@ def test_several_sources() -> None:
         "private unless two of {startup, hospital, helper} collude, or all of {hospital, laboratory, patient}"
         " do, as long as everybody follows the protocol"
     )
+    assert report["precision"]["nonlinear"] == "exact"
+    assert report["precision"]["product_units"] == 4
     parties = report["parties"]
     assert parties["startup"]["roles"] == ["model_owner", "evaluator"]
     assert parties["helper"]["sees"][0].startswith("masks, never a masked value")

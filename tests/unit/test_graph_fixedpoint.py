@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privinfer.backends import plain
 from privinfer.errors import PrecisionError
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir, reference
+from privinfer.graph.emitter import Emitter
 from privinfer.graph.lower import compile_program
 from privinfer.graph.ranges import declare
 from tests.support.bounds import output_errors, output_float_errors
@@ -220,3 +222,27 @@ def test_a_constant_that_is_too_large_is_refused_by_name() -> None:
         )
         with pytest.raises(PrecisionError, match="'big'"):
             compile_program(a)
+
+
+def test_an_input_keeps_its_ring_beside_a_softmax_of_it() -> None:
+    """A softmax of a declared input compares in fewer bits; whatever else reads the input must not."""
+    nodes = (ir.Node("p", ir.Softmax(1), ("x",)), ir.Node("y", ir.Add(), ("p", "x")))
+    model = declare(
+        ir.Model(ir.Architecture((ir.Input("x", (3,), -1.0, 1.0),), nodes, (ir.Output("y", "y"),)), {})
+    )
+    x = {"x": np.linspace(-1, 1, 30).reshape(10, 3)}
+    wanted, bound = reference.run(model, x)["y"], model.architecture.precision.error_bound
+    assert bound is not None
+    assert np.abs(plain.run(model, x)["y"] - wanted).max() <= bound
+    assert np.abs(simulate(model, x).outputs["y"] - wanted).max() <= bound
+
+
+def test_rings_and_scales_do_not_mix() -> None:
+    emitter = Emitter(ir.Architecture((ir.Input("x", (1,)),), (), (ir.Output("y", "x"),)), False, None)
+    wide, narrow, fine = (
+        emitter.emit(fp.Source("x"), (), fp.Type((1,), *kind), "x") for kind in ((64, 16), (32, 16), (32, 20))
+    )
+    for other in (wide, fine):
+        for op in (fp.Plus(), fp.Join(1)):
+            with pytest.raises(TypeError, match="rings or scales"):
+                emitter.emit(op, (narrow, other), fp.Type((1,), 32, 16), "y")

@@ -289,6 +289,16 @@ def test_rounded_breaks_jumps_and_slopes_are_in_the_bound(op: ir.Piecewise, bits
         assert (stray <= output_errors(declared)["y"]).all()
 
 
+def test_a_range_smaller_than_a_unit_is_no_exact_function() -> None:
+    """All of it is one input of the table; what inputs lose by their rounding counts all the same."""
+    op = ir.Function("log_sigmoid", -12.0, 12.0, 1e-3, 1.0, 0.0)
+    model = declare(ir.Model(chain(op, low=-0.001, high=0.0), {}), fractional_bits=8)
+    x = {"x": np.full((1, 4), -0.001)}
+    exact = reference.run(model, x)["y"]
+    nearest = np.abs(1.5 * 2.0**-8 + np.abs(exact - reference.run(model, {"x": np.zeros((1, 4))})["y"]))
+    assert (output_errors(model)["y"] >= nearest).all()
+
+
 def test_the_error_bound_can_stay_private() -> None:
     model = declare(constant(chain(ir.Linear(4, 4))), publish_error_bound=False)
     assert model.architecture.precision.error_bound is None

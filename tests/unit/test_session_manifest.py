@@ -350,7 +350,7 @@ def test_certificates_out_of_time():
 
 def test_other_backends_need_no_helper():
     made = manifest(
-        backend="ckks",
+        backend="crypten",
         helper=None,
         evaluators=("startup",),
         inputs={"x": "hospital", "y": "helper", "z": "dna_company"},

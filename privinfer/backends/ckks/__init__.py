@@ -7,6 +7,8 @@ else is what the `mpc` backend does: its condition has to hold too.
 
 from __future__ import annotations
 
+from typing import Any
+
 from privinfer.backends.base import Network, Player, Private, Role, Table
 from privinfer.backends.ckks import exact, roles
 from privinfer.backends.ckks.key_holder import KeyHolder
@@ -14,9 +16,13 @@ from privinfer.backends.ckks.model_owner import ModelOwner
 from privinfer.backends.ckks.owner import Owner
 from privinfer.backends.ckks.receiver import Receiver
 from privinfer.backends.mpc import roles as mpc_roles
+from privinfer.graph import ir
+from privinfer.protocols.ckks import ring64
+from privinfer.protocols.ckks.parameters import PRIME_BITS
+from privinfer.protocols.mpc import encrypted
 from privinfer.session.manifest import Manifest
 
-__all__ = ["EXACT", "NAME", "Ckks", "is_exact", "rounds", "sees", "trust"]
+__all__ = ["EXACT", "NAME", "Ckks", "is_exact", "precision", "product_units", "rounds", "sees", "trust"]
 
 NAME = "ckks"
 EXACT = exact.NONLINEAR
@@ -110,6 +116,25 @@ def sees(manifest: Manifest, name: str) -> list[str]:
         seen.append("its share of the joint key; halves of ciphertexts, as good as random to it")
     seen.extend(f"the result {k}" for k, receiver in manifest.receivers.items() if receiver == name)
     return seen
+
+
+def precision(manifest: Manifest, architecture: ir.Architecture) -> dict[str, Any]:
+    """What a report says of numbers: the scale, the smudging, and the error that these declare."""
+    holders = len(manifest.key_holders)
+    plan = roles.planned(architecture, holders, manifest.threshold)
+    return {
+        "scale_bits": PRIME_BITS,
+        "basis": architecture.precision.basis,
+        "declared_error_bound": max(roles.declared_error(plan, one) for one in plan.outputs),
+        "smudging": {one.name: f"uniform in +-2^{one.smudging.bits}, each party" for one in plan.outputs},
+        "ring_degree": plan.parameters.n,
+        "levels": plan.parameters.levels,
+    }
+
+
+def product_units(manifest: Manifest) -> int:
+    """Exact mode: how far a product may stray before it is truncated, in units of its last place."""
+    return ring64.error_units(len(manifest.key_holders), encrypted.OPENED)
 
 
 def rounds(table: Table) -> dict[str, int]:

@@ -86,7 +86,7 @@ class KeyHolder(Idle):
     def offline(self, scope: Scope) -> Play:
         """Note which inference comes: its number is part of every label."""
         self.inference = scope.inference
-        yield from ()
+        yield Receive(roles.MODEL_OWNER, roles.READY, roles.READY_BYTES)
 
     def online(self) -> Play:
         """Answer the plan's requests in their order until the model owner says that it was the last."""

@@ -6,7 +6,7 @@ where the result is opened, so that nothing tells how it was computed.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from privinfer.backends.base import Idle, Play, Private, Progress, Receive, Send
@@ -21,7 +21,6 @@ from privinfer.protocols.ckks import encryption, galois, public_switch, refresh,
 from privinfer.protocols.ckks.crs import CRS
 from privinfer.protocols.ckks.keys import PublicKey
 from privinfer.protocols.ckks.messages import residues_size, unpack
-from privinfer.protocols.ckks.smudging import Smudging
 from privinfer.protocols.randomness import U64, Scope
 
 Asking = Generator[Send | Receive | Progress, Any, list[U64]]
@@ -63,6 +62,9 @@ class ModelOwner(Idle):
             yield Progress(k + 1, len(plan.galois_elements), "rotation keys")
         self.evaluation = Evaluation(plan, self.model, EvaluationKeys(self.public, key, keys))
         self.evaluation.prepare()
+        outlook = self.evaluation.outlook()
+        roles.check_outlook(plan, outlook)
+        self.notes = tuple(one.describe() for one in outlook)
 
     def _relinearise(self) -> Generator[Send | Receive, Any, U64]:
         p, holders = self.setting.parameters, self.setting.holders
@@ -82,9 +84,11 @@ class ModelOwner(Idle):
     # -- each inference --------------------------------------------------------------------------
 
     def offline(self, scope: Scope) -> Play:
-        """Note which inference comes: its number is part of every label."""
+        """Note which inference comes, and tell everybody that the keys and the weights are in place."""
         self.inference = scope.inference
-        yield from ()
+        for role in self.setting.table.party:
+            if role != roles.MODEL_OWNER:
+                yield Send(role, roles.READY, bytes(roles.READY_BYTES))
 
     def online(self) -> Play:
         """Inputs, layers, refreshes, and the outputs under their receivers' keys."""
@@ -147,55 +151,54 @@ class ModelOwner(Idle):
         self, number: int, entries: Sequence[Refreshed], ciphertexts: Sequence[Ciphertext]
     ) -> Asking:
         p = self.setting.parameters
-
-        def lower(k: int, c: Ciphertext) -> U64:
-            return self._hidden(c.data[:, : entries[k].span.low], None)
-
-        hidden, label, shares = yield from self._ask(
+        asked, label, shares = yield from self._ask(
             number,
-            lower,
             ciphertexts,
             lambda k: refresh.size(p, entries[k].span),
             lambda k, data, party: refresh.parse(p, entries[k].span, data, party),
         )
         fresh = []
-        for k, c in enumerate(hidden):
+        for k, c in enumerate(asked):
             span = entries[k].span
             total = refresh.aggregate(p, span, shares[k], list(shares[k]))
             common = refresh.sample(p, self.crs, f"{label}/{k}", span)
             fresh.append(refresh.finish(p, span, common, c[0], total))
         return fresh
 
-    def _open(self, number: int, entries: Sequence[Opened], ciphertexts: list[Ciphertext]) -> Asking:
+    def _open(self, number: int, entries: Sequence[Opened], ciphertexts: Sequence[Ciphertext]) -> Asking:
         p = self.setting.parameters
-        hidden, _, shares = yield from self._ask(
+        asked, _, shares = yield from self._ask(
             number,
-            lambda k, c: self._hidden(c.data[:, : entries[k].level], entries[k].smudging),
             ciphertexts,
             lambda k: public_switch.size(p, entries[k].level),
             lambda k, data, party: public_switch.parse(p, data, entries[k].level, party),
         )
         found = []
-        for k, c in enumerate(hidden):
+        for k, c in enumerate(asked):
             total = public_switch.aggregate(p, entries[k].level, shares[k], list(shares[k]))
             found.append(public_switch.finish(p, c[0], total))
         return found
 
-    def _hidden(self, data: U64, smudging: Smudging | None) -> U64:
-        """The same under a fresh encryption of zero: nothing leaves without."""
+    def _ask(
+        self,
+        number: int,
+        ciphertexts: Sequence[Ciphertext],
+        size: Callable[[int], int],
+        parse: Callable[[int, memoryview, str], Any],
+    ) -> Generator[Send | Receive, Any, tuple[list[U64], str, list[dict[str, Any]]]]:
+        """One request: again, newly hidden and to others, where a key holder is lost that can be spared.
+
+        The evaluation hides what it hands out; a second time it has to be another ciphertext.
+        """
+        setting, attempt = self.setting, 0
         if self.public is None:
             raise IntegrityError("a ciphertext would leave before there is a public key to hide it under")
-        return encryption.rerandomise(self.setting.parameters, self.public, data, smudging)
-
-    def _ask(
-        self, number: int, lower: Any, ciphertexts: Sequence[Ciphertext], size: Any, parse: Any
-    ) -> Generator[Send | Receive, Any, tuple[list[U64], str, list[dict[str, Any]]]]:
-        """One request: again, newly hidden and to others, where a key holder is lost that can be spared."""
-        setting, attempt = self.setting, 0
         sizes = [size(k) for k in range(len(ciphertexts))]
         while True:
             active = self._alive[: setting.threshold]
-            hidden = [lower(k, c) for k, c in enumerate(ciphertexts)]
+            hidden = [c.data for c in ciphertexts]
+            if attempt:
+                hidden = [encryption.rerandomise(setting.parameters, self.public, data) for data in hidden]
             asked = Request(number, attempt, sum(1 << k for k in active), self.batch or 0).to_bytes()
             body = as_bytes([c[1] for c in hidden])
             for k in self._alive:

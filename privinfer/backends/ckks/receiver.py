@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from privinfer.backends.base import Idle, Outputs, Play, Receive, Send
 from privinfer.backends.ckks import roles
-from privinfer.backends.ckks.packing import decrypt_rows
+from privinfer.backends.ckks.packing import Unpacker
 from privinfer.backends.ckks.roles import Setting
 from privinfer.errors import IntegrityError, ProtocolViolation
 from privinfer.protocols.ckks.keys import OwnKey
 from privinfer.protocols.ckks.messages import residues_size, unpack
+from privinfer.protocols.randomness import Scope
 
 
 class Receiver(Idle):
@@ -16,18 +17,23 @@ class Receiver(Idle):
 
     def __init__(self, setting: Setting, party: str) -> None:
         self.setting, self.party = setting, party
-        self.key: OwnKey | None = None
+        self.unpacker: Unpacker | None = None
 
     def setup(self) -> Play:
         """A key of its own, fresh; its public half goes to every key holder."""
-        self.key = OwnKey.fresh(self.setting.parameters)
+        key = OwnKey.fresh(self.setting.parameters)
         for k in range(len(self.setting.holders)):
-            yield Send(roles.holder(k), roles.RECEIVER_KEY, self.key.public.to_bytes())
+            yield Send(roles.holder(k), roles.RECEIVER_KEY, key.public.to_bytes())
+        self.unpacker = Unpacker(key)
+
+    def offline(self, scope: Scope) -> Play:
+        """Wait until the model owner has everything in place."""
+        yield Receive(roles.MODEL_OWNER, roles.READY, roles.READY_BYTES)
 
     def online(self) -> Play:
         """Take each output's ciphertexts and decrypt them."""
         setting = self.setting
-        if self.key is None:
+        if self.unpacker is None:
             raise IntegrityError("a receiver decrypts before it has a key")
         sender = setting.table.party[roles.MODEL_OWNER]
         data = yield Receive(roles.MODEL_OWNER, roles.BATCH, roles.BATCH_BYTES)
@@ -44,5 +50,5 @@ class Receiver(Idle):
             basis = setting.parameters.data(one.level)
             lead = (batch, one.ciphertexts, 2)
             rows = unpack(data, setting.parameters, basis, lead, culprit=sender, step="result")
-            found[one.name] = decrypt_rows(setting, self.key, one, rows)
+            found[one.name] = self.unpacker.decrypt(one, rows)
         return found

@@ -12,14 +12,17 @@ import struct
 from dataclasses import dataclass
 
 from privinfer.backends.base import Role, Table
-from privinfer.backends.ckks.plan import Plan, make_plan
+from privinfer.backends.ckks.evaluate import Outlook
+from privinfer.backends.ckks.plan import Opened, Plan, make_plan
+from privinfer.errors import PrecisionError
 from privinfer.graph import ir
+from privinfer.protocols.ckks import smudging
 from privinfer.protocols.ckks.parameters import Parameters
 
 MODEL_OWNER = "model_owner"
 
 # Numbers of messages; each request of a run takes one of ASK, BODY and SHARE.
-COMMIT, OPENING, JOINT_KEY, FIRST, SUM, SECOND, SUBSHARE, RECEIVER_KEY, BATCH = range(1, 10)
+COMMIT, OPENING, JOINT_KEY, FIRST, SUM, SECOND, SUBSHARE, RECEIVER_KEY, READY, BATCH = range(1, 11)
 GALOIS = 1 << 10
 INPUT = 1 << 14
 RESULT = 1 << 15
@@ -27,6 +30,7 @@ ASK, BODY, SHARE = 1 << 16, 2 << 16, 3 << 16
 
 MAX_BATCH = 256
 BATCH_BYTES = 4
+READY_BYTES = 1
 COMPUTED = 2  # messages of a request on the critical path: ciphertexts there, shares back
 
 
@@ -127,6 +131,28 @@ class Setting:
         """Who checks the joint public key itself: key holders, the model owner, owners that hold no share."""
         plain = [owner(p) for p in self.owners() if p not in self.holders]
         return [*map(holder, range(len(self.holders))), MODEL_OWNER, *plain]
+
+
+def declared_error(plan: Plan, output: Opened) -> float:
+    """Largest absolute error of an output that is promised, from public numbers alone.
+
+    A slot's error is a sum of thousands of independent coefficients, normal to all purposes. What the
+    circuit adds may raise its standard deviation by a tenth (the model owner checks that before anything is
+    computed), so ten times that of smudging are nine of the whole: less than 1 in 10^18 is larger.
+    """
+    parties = plan.threshold + 1  # the model owner smudges too
+    return 10 * smudging.slot_error(plan.parameters, output.smudging.bits, parties, output.scale)
+
+
+def check_outlook(plan: Plan, found: list[Outlook]) -> None:
+    """Raise PrecisionError where the circuit's own errors are too large beside the smudging."""
+    for output, one in zip(plan.outputs, found, strict=True):
+        if 9 * one.slot_std > declared_error(plan, output):
+            raise PrecisionError(
+                f"output {one.name!r}: errors of the circuit reach {one.slot_std:.2g}, too much beside the "
+                f"smudging; {one.describe()}",
+                hint="smaller weights, or narrower ranges of the activations",
+            )
 
 
 def setting_of(table: Table) -> Setting:

@@ -1,9 +1,9 @@
 """SEAL as TenSEAL brings it: contexts of our own primes, keys of our own making, values in and out.
 
 Contexts are made from bytes that we wrote, of public data only, and read back by the library: one that was
-made public in place would still decrypt. A secret key meets SEAL in :func:`decrypt` alone, in a context that
-lives as long as the call. SEAL draws its own randomness for :meth:`PublicContext.encrypt` (BLAKE2Xb, seeded
-from the operating system for each encryption).
+made public in place would still decrypt. A secret key meets SEAL in :class:`SecretContext` alone, at its
+owner. SEAL draws its own randomness for :meth:`PublicContext.encrypt` (BLAKE2Xb, seeded from the operating
+system for each encryption).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from privinfer.backends.ckks.protobuf import AUTOMATIC, ContextMessage, VectorMe
 from privinfer.backends.ckks.seal import U64, Format
 from privinfer.backends.ckks.seal_header import Blob, Inflate, Version, inflate, read_header
 from privinfer.errors import ConfigError, InputError, IntegrityError
+from privinfer.protocols.randomness import Secret
 
 SCALE: Final = 2.0**50
 HINT: Final = "pip install privinfer[ckks]"
@@ -194,8 +195,8 @@ def check_version(form: Format) -> None:
         )
 
 
-def decrypt(form: Format, secret_key: U64, data: U64, scale: float) -> npt.NDArray[np.float64]:
-    """Decrypt with a whole key, at the place of its owner (or in a test: no joint key exists anywhere).
+class SecretContext(Secret):
+    """A SEAL context that decrypts, at a key's owner (or in a test: no joint key exists anywhere).
 
     Parameters
     ----------
@@ -203,21 +204,37 @@ def decrypt(form: Format, secret_key: U64, data: U64, scale: float) -> npt.NDArr
         Chain and version.
     secret_key : ndarray of uint64 [K, N]
         SECRET: s, all K primes.
-    data : ndarray of uint64 [size, l, N]
-        Ciphertext.
-    scale : float
-        Of the ciphertext.
-
-    Returns
-    -------
-    ndarray of float64 [N / 2]
-        Real parts of the slots.
     """
-    check_version(form)
-    message = ContextMessage(form.emit_parameters(), scale=scale)
-    handle = _context(message.emit(form.emit_secret_key(secret_key)), 1)
-    vector = VectorMessage((form.n // 2,), (form.emit_ciphertext(data, scale),), float(scale))
-    return np.array(load().ckks_vector_from(handle, vector.emit()).decrypt())
+
+    __slots__ = ("_handle", "form")
+
+    def __init__(self, form: Format, secret_key: U64) -> None:
+        check_version(form)
+        self.form = form
+        message = ContextMessage(form.emit_parameters(), scale=SCALE)
+        self._handle = _context(message.emit(form.emit_secret_key(secret_key)), 1)
+
+    def decrypt(self, data: U64, scale: float) -> npt.NDArray[np.float64]:
+        """Real parts of the slots.
+
+        Parameters
+        ----------
+        data : ndarray of uint64 [size, l, N]
+            Ciphertext.
+        scale : float
+            Of the ciphertext.
+
+        Returns
+        -------
+        ndarray of float64 [N / 2]
+        """
+        message = VectorMessage((self.form.n // 2,), (self.form.emit_ciphertext(data, scale),), float(scale))
+        return np.array(load().ckks_vector_from(self._handle, message.emit()).decrypt())
+
+
+def decrypt(form: Format, secret_key: U64, data: U64, scale: float) -> npt.NDArray[np.float64]:
+    """Decrypt one ciphertext; see :class:`SecretContext`."""
+    return SecretContext(form, secret_key).decrypt(data, scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,6 @@ def aggregate(
 def finish(parameters: Parameters, span: Span, common: Common, c0: U64, total: tuple[U64, U64]) -> U64:
     """Aggregator: lift(c0 + sum low, centred modulo Q_low) + sum high, and A; shape (2, high, N)."""
     ring, basis = parameters.ring, parameters.data(span.high)
-    masked = centre(parameters, c0, total[0])
+    masked = centre(parameters, c0, total[0], KIND)
     lifted = ring.ntt(ring.lift_wide(masked.words, basis), basis)
     return np.stack([ring.add(lifted, total[1], basis), common.data[0]])

@@ -18,6 +18,7 @@ from typing import Final
 
 import numpy as np
 
+from privinfer.errors import ProtocolViolation
 from privinfer.protocols.ckks import sampling
 from privinfer.protocols.ckks.keys import KeyShare
 from privinfer.protocols.ckks.masks import IntegerShare, check_room
@@ -86,8 +87,19 @@ def aggregate(
     return add_up(parameters, parameters.data(level), (), shares, holders, KIND)
 
 
-def finish(parameters: Parameters, c0: U64, total: U64) -> IntegerShare:
-    """Aggregator: its own share, m - sum M_i: c0 + the sum, centred modulo Q_l."""
+def finish(parameters: Parameters, c0: U64, total: U64, step: str = KIND) -> IntegerShare:
+    """Aggregator: its own share, m - sum M_i: c0 + the sum, centred modulo Q_l.
+
+    Raises
+    ------
+    ProtocolViolation
+        The sum is no message with masks. Of canonical shares nobody can tell whose is wrong: no culprit.
+    """
     ring, basis = parameters.ring, parameters.data(len(total))
     hidden = ring.add(np.ascontiguousarray(c0[: len(total)]), total, basis)
-    return IntegerShare(ring.compose(ring.intt(hidden, basis), basis))
+    try:
+        return IntegerShare(ring.compose(ring.intt(hidden, basis), basis))
+    except ValueError:
+        raise ProtocolViolation(
+            f"{step}: the shares do not add up to a message", step=step, hint="make new keys"
+        ) from None
