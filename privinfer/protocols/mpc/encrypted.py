@@ -20,7 +20,7 @@ Correctness error: |y - z / 2**shift| < 1.5 + (n + 1) / 2**shift units in the la
 The n + 1 units depend on shares that nobody has all of. Every holder knows the rounding of its own: what a
 receiver that is a key holder could tell from the last place of y is where its rounding turns, to within
 (n + 1) / 2**shift.
-Source: docs/protocols.md, exact mode; the hybrid of Gazelle (USENIX Security 2018) and Cheetah (2022).
+Source: docs/ckks.md, exact mode; the hybrid of Gazelle (USENIX Security 2018) and Cheetah (2022).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Exact mode: linear layers on ciphertexts at the model owner, everything else on masked wires as in `mpc`.
 
-The players are those of `mpc`, and key holders; docs/protocols.md, exact mode.
+The players are those of `mpc`, and key holders; docs/ckks.md, exact mode.
 """
 
 from __future__ import annotations
