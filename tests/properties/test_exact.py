@@ -176,6 +176,26 @@ def test_a_small_model_and_a_second_run() -> None:
         check_outputs(model, inputs(batch), session.infer(inputs(batch), number).outputs)
 
 
+def test_what_is_not_linear_is_the_gates_of_mpc() -> None:
+    """Pieces and products between layers that are encrypted: steps that take other rounds than ReLU."""
+    nodes = (
+        N("first", ir.Linear(4, 3), ("x",)),
+        N("leaky", ir.Piecewise((0.0,), (0.0,), (0.9,), 0.1), ("first",)),
+        N("other", ir.Linear(4, 3), ("x",)),
+        N("gated", ir.Mul(), ("leaky", "other")),
+        N("last", ir.Linear(3, 2), ("gated",)),
+    )
+    source = (I("x", (4,), -1.0, 1.0),)
+    architecture = ir.Architecture(source, nodes, (O("out", "last"),), ir.Precision())
+    rng = np.random.default_rng(0)
+    parameters = {
+        n.name: {k: rng.uniform(-0.5, 0.5, shape) for k, shape in n.op.parameters().items()}
+        for n in nodes
+        if n.op.parameters()
+    }
+    check(declare(ir.Model(architecture, parameters)), {"x": rng.uniform(-1, 1, (5, 4))})
+
+
 def test_branches_share_rounds() -> None:
     """Two layers side by side take as many rounds as one: 4 + 4, and what ReLU takes between them."""
     model = small()
