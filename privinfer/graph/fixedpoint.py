@@ -53,12 +53,14 @@ class Source:
 class Bilinear:
     """``trunc(x W + b)``: weights carry `weight_frac` fractional bits, the product loses `shift` of them.
 
-    With a shift of 0 the product stays wide, and an exact :class:`Truncate` follows.
+    With a shift of 0 the product stays wide, and an exact :class:`Truncate` follows. `hops`: one-way messages
+    that the product takes where the model owner computes it on ciphertexts; 0 where evaluators do.
     """
 
     op: ir.Linear | ir.Conv2d | ir.Scale
     weight_frac: int
     shift: int
+    hops: int = 0
 
 
 @dataclass(frozen=True, slots=True)

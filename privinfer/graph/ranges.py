@@ -28,6 +28,9 @@ Array = npt.NDArray[np.float64]
 
 # |error| of one truncating opening in units in the last place (protocols/mpc/opening.py derives it).
 TRUNCATING_OPENING_ULP = 1.5
+# What a linear layer under encryption adds (protocols/mpc/encrypted.py): one unit of the product's last place
+# a key holder and one more, of at most 64, and every product drops MIN_WEIGHT_BITS or more.
+ENCRYPTED_ULP = 65 * 2.0**-fp.MIN_WEIGHT_BITS
 LOCAL_TRUNCATION_ULP = 1.0
 MOVING = (fp.Extend, fp.Truncate, fp.Times, fp.Shape, fp.Permute, fp.Pick, fp.Reveal)
 Promised = ir.Normalize | ir.Polynomial  # whose declared range rows are held against
@@ -452,7 +455,7 @@ def _bilinear(
         reference.linear_map(op.op, x.error, np.abs(weight))  # what came in
         + reference.linear_map(op.op, reach, np.full_like(weight, half))  # weights were rounded
         + 2.0 ** -(f_in + op.weight_frac + 1)  # so was the bias
-        + TRUNCATING_OPENING_ULP * 2.0**-step.type.frac
+        + (TRUNCATING_OPENING_ULP + ENCRYPTED_ULP) * 2.0**-step.type.frac
     )
     return Bound(middle - spread, middle + spread, error)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from privinfer.backends.base import Phase, Role, Table
+from privinfer.backends.ckks.exact.setting import Setting
 from privinfer.backends.mpc import roles
 from privinfer.graph import fixedpoint as fp
+from privinfer.protocols.ckks import public_key
 from privinfer.protocols.mpc import inputs, linear, outputs
 from privinfer.protocols.randomness import SEED_BYTES
 
@@ -39,12 +41,16 @@ def declared(program: fp.Program, table: Table, batch: int) -> dict[Key, int]:
         total[phase, sender, receiver] += size
 
     e1, e2 = roles.EVALUATORS
+    plain = [(step, op) for step, op in program.bilinear() if not op.hops]
+    setting = Setting(table, program, tuple(p for r, p in table.party.items() if r.startswith("holder:")))
+    exact = bool(setting.holders)
     for k, evaluator in enumerate(roles.EVALUATORS):
-        add(Phase.SETUP, roles.MODEL_OWNER, evaluator, SEED_BYTES)
+        if not exact:
+            add(Phase.SETUP, roles.MODEL_OWNER, evaluator, SEED_BYTES)
         add(Phase.SETUP, roles.HELPER, evaluator, SEED_BYTES)
         add(Phase.SETUP, evaluator, roles.HELPER, SEED_BYTES)
         add(Phase.SETUP, evaluator, roles.EVALUATORS[1 - k], SEED_BYTES)
-        for _, op in program.bilinear():
+        for _, op in plain:
             add(Phase.SETUP, roles.MODEL_OWNER, evaluator, linear.weights_size(op, k))
         for step in program.steps:
             cost = roles.step_cost(program, step, batch)
@@ -60,7 +66,10 @@ def declared(program: fp.Program, table: Table, batch: int) -> dict[Key, int]:
             owner = roles.owner(table.owners[step.node])
             add(Phase.OFFLINE, owner, evaluator, inputs.evaluator_size())
             add(Phase.ONLINE, owner, evaluator, inputs.online_size(step, batch))
-    add(Phase.SETUP, roles.MODEL_OWNER, roles.HELPER, 2 * SEED_BYTES)
+    if exact:
+        total.update(_exact(setting, batch))
+    else:
+        add(Phase.SETUP, roles.MODEL_OWNER, roles.HELPER, 2 * SEED_BYTES)
     for step in program.sources():
         add(Phase.OFFLINE, roles.owner(table.owners[step.node]), roles.HELPER, inputs.helper_size())
     for role in table.party:
@@ -72,6 +81,30 @@ def declared(program: fp.Program, table: Table, batch: int) -> dict[Key, int]:
     for sender, receiver in ((e1, e2), (e2, e1)):
         add(Phase.ONLINE, sender, receiver, opened + inputs.compared_size(len(program.sources())))
     return {key: size for key, size in total.items() if size}
+
+
+def _exact(setting: Setting, batch: int) -> dict[Key, int]:
+    """What exact mode sends beside what `mpc` does."""
+    total: Counter[Key] = Counter()
+    holders, owner = setting.holder_roles(), roles.MODEL_OWNER
+    for role in holders:
+        for witness in setting.witnesses():
+            if witness != role:
+                total[Phase.SETUP, role, witness] += sum(public_key.size(setting.parameters))
+    for role in setting.seeded():
+        total[Phase.SETUP, role, roles.E1] += SEED_BYTES
+    for role in (*holders, owner):
+        total[Phase.OFFLINE, roles.E1, role] += inputs.BATCH_BYTES
+    for step, _ in setting.program.bilinear():
+        cost = roles.step_cost(setting.program, step, batch)
+        for evaluator in roles.EVALUATORS:
+            total[Phase.ONLINE, evaluator, owner] += cost.encrypted
+        for role in holders:
+            total[Phase.ONLINE, owner, role] += cost.halves
+            total[Phase.ONLINE, role, owner] += cost.halves
+        for role in (*holders, owner):
+            total[Phase.ONLINE, role, setting.target(role)] += cost.products
+    return dict(total)
 
 
 def declared_run(table: Table, batch: int) -> dict[Key, int]:

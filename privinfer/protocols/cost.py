@@ -23,6 +23,12 @@ class Cost:
         Bytes each evaluator sends the helper online.
     answered : tuple of int
         Bytes the helper sends E1 and E2 online.
+    encrypted : int
+        Bytes each evaluator sends the model owner online, where it computes on ciphertexts.
+    halves : int
+        Bytes of ciphertexts' halves the model owner sends each key holder, and of shares it gets back.
+    products : int
+        Bytes of a share of the products that model owner and key holders hand on to an evaluator.
     """
 
     rounds: int = 0
@@ -31,6 +37,9 @@ class Cost:
     common: int = 0
     asked: int = 0
     answered: tuple[int, int] = (0, 0)
+    encrypted: int = 0
+    halves: int = 0
+    products: int = 0
 
     def total(self) -> int:
         """Bytes of all parties together, offline and online."""

@@ -50,6 +50,7 @@ class _Cast:
     deadline: float
     key_holders: tuple[str, ...] = ()
     threshold: int = 0
+    nonlinear: str = mf.NONLINEAR[0]
 
     def manifest(self, backend: str, model: ir.Model, parties: list[mf.Party]) -> mf.Manifest:
         return mf.Manifest(
@@ -67,6 +68,7 @@ class _Cast:
             insecure=(unsafe.CRYPTEN,) if backend == crypten.NAME else (),
             key_holders=self.key_holders,
             threshold=self.threshold,
+            nonlinear=self.nonlinear,
         )
 
 
@@ -82,6 +84,7 @@ def run_local(
     key_holders: tuple[str, ...] | None = None,
     threshold: int | None = None,
     identities: Keys | None = None,
+    nonlinear: str = mf.NONLINEAR[0],
     processes: bool = True,
     with_reference: bool = False,
     insecure: tuple[str, ...] = (),
@@ -112,6 +115,9 @@ def run_local(
         For "ckks": how many key holders an answer takes; all of them by default.
     identities : mapping, optional
         Key files of parties; all others get a key for this run.
+    nonlinear : {"polynomial", "exact"}
+        For "ckks": the whole model under encryption, which takes polynomials for activations; or linear
+        layers under encryption and everything else exactly, by evaluators and helper.
     processes : bool
         Each party a process with its own key and TLS connections (True), or threads of this process
         over memory (False), which is quicker for tests and notebooks.
@@ -135,6 +141,11 @@ def run_local(
         Whatever stopped the run, with the culprit's name; no process is left behind.
     """
     unsafe.check_known(insecure)
+    if nonlinear not in mf.NONLINEAR or (nonlinear != mf.NONLINEAR[0] and backend != ckks.NAME):
+        raise ConfigError(
+            f"nonlinear={nonlinear!r} makes no sense with the backend {backend!r}",
+            hint=f'backend="ckks" takes {" or ".join(mf.NONLINEAR)}',
+        )
     rows = _rows(model, inputs)
     arrays, fragments = split({k: v for own in rows.values() for k, v in own.items()})
     checked = check_inputs(model.architecture, arrays, _known(model) - set(fragments))
@@ -151,9 +162,12 @@ def run_local(
             crypten.check_installed()
             cast = _plan_cast(model, rows, receiver, model_owner, (), None, deadline)
         elif backend == ckks.NAME:
-            ckks.check_model(model.architecture)
-            cast = _plan_cast(model, rows, receiver, model_owner, (), None, deadline)
-            cast = _with_holders(cast, key_holders, threshold)
+            if nonlinear == ckks.EXACT:
+                cast = _plan_cast(model, rows, receiver, model_owner, evaluators, helper, deadline)
+            else:
+                ckks.check_model(model.architecture)
+                cast = _plan_cast(model, rows, receiver, model_owner, (), None, deadline)
+            cast = _with_holders(cast, key_holders, threshold, nonlinear)
         else:
             cast = _plan_cast(model, rows, receiver, model_owner, evaluators, helper, deadline)
         for name in set(identities or ()) - set(cast.names):
@@ -221,12 +235,16 @@ def _plan_cast(
     return _Cast(names, model_owner, evaluators, helper, owners, receivers, deadline)
 
 
-def _with_holders(cast: _Cast, key_holders: tuple[str, ...] | None, threshold: int | None) -> _Cast:
+def _with_holders(
+    cast: _Cast, key_holders: tuple[str, ...] | None, threshold: int | None, nonlinear: str
+) -> _Cast:
     if key_holders is None:
         key_holders = tuple(dict.fromkeys([*cast.inputs.values(), *cast.receivers.values()]))
     names = tuple(dict.fromkeys([*cast.names, *key_holders]))
     wanted = len(key_holders) if threshold is None else threshold
-    return dataclasses.replace(cast, names=names, key_holders=key_holders, threshold=wanted)
+    return dataclasses.replace(
+        cast, names=names, key_holders=key_holders, threshold=wanted, nonlinear=nonlinear
+    )
 
 
 def _run_plain(model: ir.Model, rows: Mapping[str, Any], insecure: tuple[str, ...]) -> Result:

@@ -229,7 +229,7 @@ class Party:
         self._backend = BACKENDS[manifest.backend]()
         self._cast = self._backend.cast(manifest)
         spare = self._backend.spare(manifest)
-        ordered = self._backend.ordered
+        ordered = self._backend.ordered and manifest.nonlinear != ckks.EXACT
         self._office = Office(endpoint, manifest.names, manifest.deadline, self._cast, spare, ordered=ordered)
         self._failed: PrivinferError | None = None
         self._closed = False
@@ -492,7 +492,7 @@ class Party:
         """One-way messages on the critical path: as counted by an evaluator, as declared elsewhere."""
         if self.manifest.backend == crypten.NAME:
             return crypten.rounds(self._players)
-        if self.manifest.backend == ckks.NAME:
+        if self.manifest.backend == ckks.NAME and not ckks.is_exact(self._table):
             return ckks.rounds(self._table)
         counted = [p.rounds for p in self._players.values() if p.rounds is not None]
         batches = [p.batch for p in self._players.values() if p.batch is not None]

@@ -34,15 +34,18 @@ def of_party(manifest: Manifest, name: str, architecture: ir.Architecture) -> di
 def _precision(manifest: Manifest, architecture: ir.Architecture) -> dict[str, Any]:
     if manifest.backend == crypten.NAME:
         return crypten.precision(architecture)
-    if manifest.backend == ckks.NAME:
+    exact = manifest.nonlinear == ckks.EXACT
+    if manifest.backend == ckks.NAME and not exact:
         return ckks.precision(manifest, architecture)
     precision = architecture.precision
-    return {
+    said = {
         "fractional_bits": precision.fractional_bits,
         "comparison_bits": precision.comparison_bits,
         "basis": precision.basis,
         "declared_error_bound": precision.error_bound,
     }
+    # what products stray by under encryption, in units of their last place; the bound has it in it
+    return said | ({"nonlinear": ckks.EXACT, "product_units": ckks.product_units(manifest)} if exact else {})
 
 
 def traffic(

@@ -30,6 +30,7 @@ MAX_SECONDS = 86400.0
 COMPARISONS = ("auto", "fss", "blinded")
 MAX_NUMBER = 1e7
 BACKENDS = ("plain", "mpc", "ckks", "crypten")
+NONLINEAR = ("polynomial", "exact")
 DEFAULT_DEADLINE = 30.0
 DEFAULT_CONNECT_TIMEOUT = 60.0
 _HEX32 = re.compile(r"[0-9a-f]{32}")
@@ -90,13 +91,16 @@ class Manifest:
     model_owner : str
         Provides the weights.
     evaluators : tuple of str
-        Two for ``mpc``.
+        Two for ``mpc`` and for ``ckks`` in exact mode.
     helper : str or None
-        Deals correlated randomness; required for ``mpc``.
+        Deals correlated randomness; required where there are evaluators.
     key_holders : tuple of str
         Hold a share of the joint secret key each, in this order; required for ``ckks``.
     threshold : int
         How many key holders have to take part in an answer; 0 where there are none.
+    nonlinear : str
+        For ``ckks``: ``polynomial``, all of the model under encryption, or ``exact``, its linear layers under
+        encryption and everything else by evaluators and helper.
     inputs : dict
         From the name of an input to its owner.
     receivers : dict
@@ -137,6 +141,7 @@ class Manifest:
     mbit_per_s: float = 10_000.0
     key_holders: tuple[str, ...] = ()
     threshold: int = 0
+    nonlinear: str = NONLINEAR[0]
     # not an argument, so that dataclasses.replace() cannot carry old bytes over to new fields
     raw: bytes = field(init=False, repr=False, compare=False, default=b"")
 
@@ -213,6 +218,7 @@ class Manifest:
         comparison = top.text("comparison") if top.has("comparison") else "auto"
         round_trip_ms = top.positive("round_trip_ms", 0.2)
         mbit_per_s = top.positive("mbit_per_s", 10_000.0)
+        nonlinear = top.text("nonlinear") if top.has("nonlinear") else NONLINEAR[0]
         top.finish()
         return cls(
             session=session,
@@ -232,6 +238,7 @@ class Manifest:
             mbit_per_s=mbit_per_s,
             key_holders=key_holders,
             threshold=threshold,
+            nonlinear=nonlinear,
         )
 
     def dumps(self) -> str:
@@ -247,6 +254,8 @@ class Manifest:
             f"comparison = {_quote(self.comparison)}",
             f"round_trip_ms = {float(self.round_trip_ms)!r}",
             f"mbit_per_s = {float(self.mbit_per_s)!r}",
+            # said only where it is not the default: files from before it existed keep their bytes
+            *([] if self.nonlinear == NONLINEAR[0] else [f"nonlinear = {_quote(self.nonlinear)}"]),
             "",
             "[roles]",
             f"model_owner = {_quote(self.model_owner)}",
@@ -346,6 +355,12 @@ def _validate(m: Manifest) -> None:
         _check_seconds(key, seconds)
     if m.comparison not in COMPARISONS:
         raise ConfigError(f"comparison is none of {', '.join(COMPARISONS)}")
+    if m.nonlinear not in NONLINEAR:
+        raise ConfigError(f"nonlinear is none of {', '.join(NONLINEAR)}")
+    if m.nonlinear != NONLINEAR[0] and m.backend != "ckks":
+        raise ConfigError(
+            "nonlinear makes sense for ckks only", hint="mpc computes what is not linear exactly anyway"
+        )
     for key, number in (("round_trip_ms", m.round_trip_ms), ("mbit_per_s", m.mbit_per_s)):
         _check_positive(key, number)
     for i, option in enumerate(m.insecure):
@@ -414,11 +429,13 @@ def _validate_roles(m: Manifest) -> None:
         for key, name in table.items():
             _check_key(title, key)
             take(f"{title}.{key}", name)
-    if m.backend == "mpc":
+    exact = m.nonlinear == "exact"
+    if m.backend == "mpc" or exact:
+        what = "exact mode" if exact else m.backend
         if len(m.evaluators) != 2:
-            raise ConfigError("roles.evaluators must be two for mpc")
+            raise ConfigError(f"roles.evaluators must be two for {what}")
         if m.helper is None:
-            raise ConfigError("roles.helper is missing, and mpc needs one")
+            raise ConfigError(f"roles.helper is missing, and {what} needs one")
         if m.helper in m.evaluators:
             raise ConfigError(
                 "roles.helper is an evaluator too",
@@ -443,9 +460,11 @@ def _validate_holders(m: Manifest, take: Callable[[str, object], None]) -> None:
         if m.key_holders or m.threshold:
             raise ConfigError("roles.key_holders makes sense for ckks only")
         return
-    if m.evaluators or m.helper is not None:
+    exact = m.nonlinear == "exact"
+    if not exact and (m.evaluators or m.helper is not None):
         raise ConfigError(
-            "ckks has neither evaluators nor a helper", hint="the model owner computes, key holders open"
+            "ckks has neither evaluators nor a helper",
+            hint="the model owner computes, key holders open; or set nonlinear to exact",
         )
     if holders < 2:
         raise ConfigError("roles.key_holders must be two or more for ckks")
@@ -454,6 +473,8 @@ def _validate_holders(m: Manifest, take: Callable[[str, object], None]) -> None:
             f"roles.threshold is not in 1..{holders}, the number of key holders",
             hint="leave it out: then all of them are needed",
         )
+    if exact and m.threshold != holders:
+        raise ConfigError("roles.threshold has to name all key holders in exact mode", hint="leave it out")
 
 
 def _check_seconds(key: str, value: object) -> float:

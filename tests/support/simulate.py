@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from privinfer.backends.base import Network, Outputs, Phase, Player, Private, Receive, Role, Send, Table
+from privinfer.backends.ckks import Ckks
 from privinfer.backends.mpc import Mpc, roles
 from privinfer.errors import ProtocolViolation
 from privinfer.graph import fixedpoint as fp
@@ -124,8 +125,10 @@ def seat(
     receivers: Mapping[str, str] | None = None,
     session: bytes = SESSION,
     network: Network = FSS,
+    holders: Sequence[str] = (),
+    model_owner: str = MODEL_OWNER,
 ) -> Table:
-    """A table: by default each input has an owner of its own.
+    """A table: by default each input has an owner of its own. With key holders it is that of exact mode.
 
     The receiver is none of {E1, E2, H}, or E2's party where truncation is to be exact.
     """
@@ -137,11 +140,12 @@ def seat(
         roles.E1: MODEL_OWNER,
         roles.E2: SECOND,
         roles.HELPER: HELPER,
-        roles.MODEL_OWNER: MODEL_OWNER,
+        **{f"holder:{k}": p for k, p in enumerate(holders)},
+        roles.MODEL_OWNER: model_owner,
         **{roles.owner(p): p for p in sorted(set(owners.values()))},
         **{roles.receiver(p): p for p in sorted(set(receivers.values()))},
     }
-    return Table(party, owners, receivers, architecture, session, network)
+    return Table(party, owners, receivers, architecture, session, network, len(holders))
 
 
 class Simulation:
@@ -155,7 +159,7 @@ class Simulation:
             role: Private(identity(p).sign, verify, model if role == roles.MODEL_OWNER else None)
             for role, p in table.party.items()
         }
-        backend = Mpc()
+        backend = Ckks() if "holder:0" in table.party else Mpc()
         self.players: dict[Role, Player] = {
             role: backend.player(role, table, private) for role, private in self.privates.items()
         }

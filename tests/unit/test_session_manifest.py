@@ -519,3 +519,41 @@ def test_only_config_errors(data):
         Manifest.loads(bytes(raw))
     except ConfigError:
         return
+
+
+# -- exact mode ------------------------------------------------------------------------------------
+
+HOLDERS = {"key_holders": ("hospital", "patient"), "threshold": 2}
+
+
+def test_exact_mode_round_trip():
+    made = manifest(backend="ckks", nonlinear="exact", **HOLDERS)
+    assert Manifest.loads(made.raw) == made
+    assert b'nonlinear = "exact"' in made.raw
+    assert b"nonlinear" not in RAW  # files from before it existed keep their bytes
+    assert Manifest.loads(RAW).nonlinear == "polynomial"
+
+
+@pytest.mark.parametrize(
+    ("message", "changes"),
+    [
+        ("nonlinear is none of", {"backend": "ckks", "nonlinear": "rough", **HOLDERS}),
+        ("nonlinear makes sense for ckks only", {"backend": "mpc"}),
+        ("nonlinear makes sense for ckks only", {"backend": "crypten"}),
+        ("roles.evaluators must be two for exact mode", {"evaluators": ("startup",)}),
+        ("roles.helper is missing, and exact mode needs one", {"helper": None}),
+        ("roles.helper is an evaluator too", {"helper": "hospital"}),
+        ("roles.key_holders must be two", {"key_holders": ("hospital",), "threshold": 1}),
+        ("all key holders in exact mode", {"threshold": 1}),
+        ("roles.threshold is not in 1..2", {"threshold": 3}),
+    ],
+)
+def test_exact_mode_refuses(message, changes):
+    fields = {"backend": "ckks", "nonlinear": "exact", **HOLDERS} | changes
+    with pytest.raises(ConfigError, match=message):
+        manifest(**fields)
+
+
+def test_polynomials_have_neither_evaluators_nor_a_helper():
+    with pytest.raises(ConfigError, match="neither evaluators nor a helper"):
+        manifest(backend="ckks", **HOLDERS)

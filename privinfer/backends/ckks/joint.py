@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import Any, Protocol
 
-from privinfer.backends.base import Receive, Role, Send
+from privinfer.backends.base import Receive, Role, Send, Table
 from privinfer.backends.ckks import roles
-from privinfer.backends.ckks.roles import Setting
 from privinfer.protocols.ckks import public_key
 from privinfer.protocols.ckks.crs import CRS
 from privinfer.protocols.ckks.keys import PublicKey, SecretShare
+from privinfer.protocols.ckks.parameters import Parameters
 
 Making = Generator[Send | Receive, Any, PublicKey]
 
 
-def make(setting: Setting, crs: CRS, role: Role, secret: SecretShare | None) -> Making:
+class Joining(Protocol):
+    """What has to be known to make a joint key."""
+
+    @property
+    def table(self) -> Table:
+        """Who sits where."""
+
+    @property
+    def parameters(self) -> Parameters:
+        """Of the key."""
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Key holders in the session file's order."""
+
+    @property
+    def session(self) -> bytes:
+        """Tag of this join."""
+
+    def witnesses(self) -> list[Role]:
+        """Who checks the key itself."""
+
+
+def make(setting: Joining, crs: CRS, role: Role, secret: SecretShare | None) -> Making:
     """Take part in making the joint public key (as a holder of `secret`), or witness it.
 
     No opening is sent before every commitment is there, so nobody can choose the sum.

@@ -37,7 +37,7 @@ class KeyHolder(Idle):
         self.releases = Releases(session, self.record)
         self.crs = CRS(session)
         self.targets: dict[str, PublicKey] = {}
-        self.spared = len(setting.holders) - setting.threshold  # how many may be lost from now on
+        self.spared = len(self.setting.holders) - self.setting.threshold  # how many may be lost from now on
         self._secret: SecretShare | None = None
         self._point: threshold.HolderShare | None = None
         self._shares: dict[tuple[str, ...], KeyShare] = {}

@@ -19,7 +19,15 @@ from privinfer.protocols.mpc import dealing, inputs, linear, opening, outputs
 from privinfer.protocols.mpc.blinded import BlindedReluGate
 from privinfer.protocols.mpc.dealing import Dealt
 from privinfer.protocols.mpc.extend import ExtendGate
-from privinfer.protocols.mpc.gate import Action, FromHelper, Gate, Rounds, ToHelper
+from privinfer.protocols.mpc.gate import (
+    Action,
+    FromHelper,
+    FromProducts,
+    Gate,
+    Rounds,
+    ToHelper,
+    ToModelOwner,
+)
 from privinfer.protocols.mpc.larger import LargerGate
 from privinfer.protocols.mpc.pieces import PiecesGate
 from privinfer.protocols.mpc.product import ProductGate
@@ -51,7 +59,7 @@ class Standing(Secret):
 
     session: bytes
     pair: Seed
-    weights: Seed
+    weights: Seed | None
     between: Seed | None = None
     operands: dict[int, linear.Operand] = field(default_factory=dict)
 
@@ -98,19 +106,26 @@ class Evaluator(Idle):
 
     def setup(self) -> Play:
         """Agree on a seed with the helper; receive the masked weights."""
+        pair, between = yield from self._agree_on_seeds()
+        weights = Seed((yield Receive(roles.MODEL_OWNER, roles.SEEDS, SEED_BYTES)))
+        standing = Standing(self.table.session, pair, weights, between)
+        yield from self._take_weights(standing, _live)
+        self.standing = standing
+
+    def _agree_on_seeds(self) -> Generator[Send | Receive, Any, tuple[Seed, Seed]]:
+        """Agree on seeds with the helper and with the other evaluator."""
         own = Seed.fresh()
         yield Send(roles.HELPER, roles.SEEDS, own.expose())
         theirs = yield Receive(roles.HELPER, roles.SEEDS, SEED_BYTES)
-        weights = Seed((yield Receive(roles.MODEL_OWNER, roles.SEEDS, SEED_BYTES)))
         half = Seed.fresh()
         yield Send(self.other, roles.SEEDS, half.expose())
         halves = [half.expose(), (yield Receive(self.other, roles.SEEDS, SEED_BYTES))]
         between = pair_seed(*(halves if self.index == 0 else reversed(halves)))
-        standing = Standing(self.table.session, pair_seed(theirs, own.expose()), weights, between)
-        yield from self._take_weights(standing, _live)
-        self.standing = standing
+        return pair_seed(theirs, own.expose()), between
 
     def _take_weights(self, standing: Standing, get: Get) -> Play:
+        if standing.weights is None:
+            raise IntegrityError("an evaluator would unmask weights without their seed")
         stream = Stream(standing.weights, Scope(standing.session, 0), "weights")
         gates = self.program.bilinear()
         for k, (step, op) in enumerate(gates):
@@ -125,7 +140,7 @@ class Evaluator(Idle):
 
     def keep(self) -> bytes | None:
         """Seeds and masked weights; with what is dealt under them they last beyond this session."""
-        if self.standing is None:
+        if self.standing is None or self.standing.weights is None:
             raise IntegrityError("an evaluator keeps a setup that was not made")
         parts = [self.standing.pair.expose(), self.standing.weights.expose()]
         for step, _ in self.program.bilinear():
@@ -312,12 +327,19 @@ class Evaluator(Idle):
             for i in order:
                 if isinstance(asked := running[i][1], ToHelper):
                     yield Send(roles.HELPER, i, asked.data)
+                elif isinstance(asked, ToModelOwner):
+                    yield Send(roles.MODEL_OWNER, i, asked.data)
             if own:
                 yield Send(self.other, roles.ROUND + count, opening.message(own))
-            heard: dict[int, Masked | bytes | None] = {}
+            heard: dict[int, Masked | bytes | list[bytes] | None] = {}
             for i in order:
                 if isinstance(answer := running[i][1], FromHelper):
                     heard[i] = (yield Receive(roles.HELPER, i, answer.size)) if answer.size else b""
+                elif isinstance(answer, FromProducts):
+                    parts = []
+                    for source in answer.sources:
+                        parts.append((yield Receive(source, i, answer.size)))
+                    heard[i] = parts
             if own:
                 data = yield Receive(self.other, roles.ROUND + count, opening.message_size(own))
                 with blame(self.table.party[self.other], f"round {count}"):

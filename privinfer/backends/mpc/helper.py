@@ -50,16 +50,19 @@ class Helper(Idle):
 
     def setup(self) -> Play:
         """Agree on a seed with each evaluator; learn the weights' masks."""
-        for evaluator in roles.EVALUATORS:
-            own = Seed.fresh()
-            yield Send(evaluator, roles.SEEDS, own.expose())
-            theirs = yield Receive(evaluator, roles.SEEDS, SEED_BYTES)
-            self.seeds.append(pair_seed(own.expose(), theirs))
+        yield from self._agree_on_seeds()
         data = yield Receive(roles.MODEL_OWNER, roles.SEEDS, 2 * SEED_BYTES)
         scope = Scope(self.table.session, 0)
         first, second = (Stream(Seed(data[k : k + SEED_BYTES]), scope, "weights") for k in (0, SEED_BYTES))
         for step, op in self.program.bilinear():
             self.weights[step.index] = linear.weight_mask(step, op, (first, second))
+
+    def _agree_on_seeds(self) -> Play:
+        for evaluator in roles.EVALUATORS:
+            own = Seed.fresh()
+            yield Send(evaluator, roles.SEEDS, own.expose())
+            theirs = yield Receive(evaluator, roles.SEEDS, SEED_BYTES)
+            self.seeds.append(pair_seed(own.expose(), theirs))
 
     def offline(self, scope: Scope) -> Play:
         """Deal every gate, in the order of the program."""

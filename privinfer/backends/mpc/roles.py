@@ -10,7 +10,18 @@ from privinfer.errors import ConfigError
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph.lower import compile_program
 from privinfer.protocols.cost import Cost
-from privinfer.protocols.mpc import blinded, extend, inputs, larger, linear, pieces, product, relu, truncate
+from privinfer.protocols.mpc import (
+    blinded,
+    encrypted,
+    extend,
+    inputs,
+    larger,
+    linear,
+    pieces,
+    product,
+    relu,
+    truncate,
+)
 from privinfer.protocols.mpc import table as lookup
 
 E1, E2, HELPER, MODEL_OWNER = "evaluator1", "evaluator2", "helper", "model_owner"
@@ -46,7 +57,9 @@ def needs_exact(evaluators: Iterable[str], helper: str | None, receivers: Iterab
 def step_cost(program: fp.Program, step: fp.Step, batch: int) -> Cost:
     """Declared rounds and bytes of one step; 0 for what is local."""
     match step.operation:
-        case fp.Bilinear():
+        case fp.Bilinear() as op:
+            if op.hops:
+                return encrypted.cost(step, op, program.steps[step.inputs[0]].type.shape, batch)
             return linear.cost(step, batch)
         case fp.Rectify(is_blinded):
             formula = blinded.cost if is_blinded else relu.cost
@@ -91,28 +104,43 @@ def compile_for(table: Table) -> fp.Program:
             f"node {looked_up!r} looks up a table, and a receiver is an evaluator or the helper",
             hint="let another party be the evaluator or the helper",
         )
+    if any(role.startswith("holder:") for role in table.party):
+        program = with_products_encrypted(program, table)
     return program
 
 
-def _ends(program: fp.Program) -> dict[int, int]:
+def with_products_encrypted(program: fp.Program, table: Table) -> fp.Program:
+    """The program of exact mode: the model owner computes bilinear steps on ciphertexts."""
+    near = table.party[MODEL_OWNER] in (table.party[e] for e in EVALUATORS)
+    hops = encrypted.HOPS if near else encrypted.HOPS + 1
+    steps = tuple(
+        dataclasses.replace(s, operation=dataclasses.replace(s.operation, hops=hops))
+        if isinstance(s.operation, fp.Bilinear)
+        else s
+        for s in program.steps
+    )
+    return dataclasses.replace(program, steps=steps)
+
+
+def ends(program: fp.Program) -> dict[int, int]:
     """The round after which each value is there."""
-    ends: dict[int, int] = {}
+    found: dict[int, int] = {}
     for step in program.steps:
-        start = max((ends[i] for i in step.inputs), default=0)
-        ends[step.index] = start + step_cost(program, step, 1).rounds
-    return ends
+        start = max((found[i] for i in step.inputs), default=0)
+        found[step.index] = start + step_cost(program, step, 1).rounds
+    return found
 
 
 def rounds(program: fp.Program) -> int:
     """Online one-way messages while evaluating: the deepest path, whatever its breadth."""
-    return max(_ends(program).values(), default=0)
+    return max(ends(program).values(), default=0)
 
 
 def asking(program: fp.Program) -> list[fp.Step]:
     """Steps that ask the helper, in the order in which both evaluators do."""
-    ends = _ends(program)
+    found = ends(program)
     asked = [s for s in program.steps if isinstance(s.operation, fp.Rectify) and s.operation.blinded]
-    return sorted(asked, key=lambda s: (max(ends[i] for i in s.inputs), s.index))
+    return sorted(asked, key=lambda s: (max(found[i] for i in s.inputs), s.index))
 
 
 def choose(program: fp.Program, network: Network, batch: int) -> fp.Program:
@@ -139,6 +167,7 @@ def footprint(program: fp.Program, rows: int) -> int:
     for step in program.steps:
         cost = step_cost(program, step, rows)
         total += max(cost.dealt) + cost.opened + cost.asked + max(cost.answered) + 16 * rows * step.type.size
+        total += cost.encrypted + cost.halves
     return total
 
 

@@ -1,8 +1,9 @@
 """The shape of every gate: dealt by the helper, prepared by an evaluator, evaluated once.
 
 A gate's `evaluate` is a generator. It yields a Blinded share for each opening and is sent the opened wire
-back; or ToHelper, and is sent None, and then FromHelper, and is sent the helper's answer. The evaluator
-advances all gates that are ready together, so independent branches share rounds.
+back; or ToHelper, and is sent None, and then FromHelper, and is sent the helper's answer; or ToModelOwner,
+and then Wait as long as others are at work, and then FromProducts. The evaluator advances all gates that are
+ready together, so independent branches share rounds.
 """
 
 from __future__ import annotations
@@ -33,7 +34,30 @@ class FromHelper:
     size: int
 
 
-Action: TypeAlias = Blinded | ToHelper | FromHelper
+@dataclass(frozen=True, slots=True)
+class ToModelOwner:
+    """Send this, which is encrypted, to the model owner; resumes with None."""
+
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"ToModelOwner({len(self.data)} bytes)"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Let one message between others pass; resumes with None."""
+
+
+@dataclass(frozen=True, slots=True)
+class FromProducts:
+    """Resume with what each of these roles sends, a message of this size each."""
+
+    sources: tuple[str, ...]
+    size: int
+
+
+Action: TypeAlias = Blinded | ToHelper | FromHelper | ToModelOwner | Wait | FromProducts
 Rounds: TypeAlias = Generator[Action, Any, Masked]
 
 
