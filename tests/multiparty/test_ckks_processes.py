@@ -32,8 +32,8 @@ def workers(monkeypatch):
     found = {}
 
     class Worker(local._Worker):
-        def __init__(self, name, heard):
-            super().__init__(name, heard)
+        def __init__(self, name, *rest):
+            super().__init__(name, *rest)
             found[name] = self.process
 
     monkeypatch.setattr(local, "_Worker", Worker)
