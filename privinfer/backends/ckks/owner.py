@@ -65,6 +65,8 @@ class Owner(Idle):
 
     def online(self) -> Play:
         """How many rows, then the ciphertexts of each input."""
+        if self.packer is None or self.public is None:
+            raise IntegrityError("an owner encrypts before the joint key is made")
         mine = [i for i in self.setting.plan.inputs if self.setting.table.owners[i.name] == self.party]
         arrays = [self.private.inputs[i.name] for i in mine if i.name in self.private.inputs]
         self.batch = len(arrays[0]) if arrays else 1
