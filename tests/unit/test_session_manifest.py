@@ -350,7 +350,7 @@ def test_certificates_out_of_time():
 
 def test_other_backends_need_no_helper():
     made = manifest(
-        backend="plain",
+        backend="ckks",
         helper=None,
         evaluators=(),
         key_holders=("hospital", "dna_company", "helper"),
