@@ -185,7 +185,7 @@ def check_part(manifest: Manifest, name: str, identity: Identity, model: ir.Mode
             culprit=name,
             hint="seal the session again with this model, or load the right one with the same options",
         )
-    if model is not None and manifest.backend == ckks.NAME:
+    if model is not None and manifest.backend == ckks.NAME and manifest.nonlinear != ckks.EXACT:
         ckks.check_model(model.architecture)
 
 

@@ -89,13 +89,17 @@ def secrets_of(played: Simulation, rows) -> dict[str, list[bytes]]:
 
 
 def seen(messages: list[Message], found: dict[str, list[bytes]]) -> set[str]:
-    """Which secrets stand in a message: any whole window of one, at a multiple of its size."""
+    """Which secrets stand in a message: any whole window of one, at a multiple of its size.
+
+    Windows of zeros are left out: small inputs have sparse polynomials, a key share's may hold a few in a row.
+    """
     windows: dict[bytes, str] = {}
     for what, forms_of in found.items():
         for data in forms_of:
             size = min(WINDOW, len(data))
             if size >= 24:  # shorter ones would be found by chance
-                windows.update((data[k : k + size], what) for k in range(0, len(data) - size + 1, size))
+                cuts = (data[k : k + size] for k in range(0, len(data) - size + 1, size))
+                windows.update((cut, what) for cut in cuts if any(cut))
     whole = {w for w in windows if len(w) == WINDOW}
     hits = set()
     for m in messages:
