@@ -18,6 +18,7 @@ import numpy.typing as npt
 from privinfer.errors import ProtocolViolation
 from privinfer.graph import ir
 from privinfer.protocols.ckks.release import Record
+from privinfer.protocols.commitment import Opening
 from privinfer.protocols.randomness import Scope
 
 if TYPE_CHECKING:  # the package below imports this module
@@ -126,6 +127,8 @@ class Private:
     """What one party alone brings: its signature, its model, its inputs, checked and batch first.
 
     An input is in `inputs` or, where it lay encrypted, in `fragments`.
+    `openings` open this run's commitments to the inputs, `weights` the one to the model: masks derive from
+    them.
     `release` writes to its ledger what decryption shares are about to leave, before they do.
     """
 
@@ -135,6 +138,14 @@ class Private:
     inputs: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict, repr=False)
     fragments: dict[str, Moving] = field(default_factory=dict, repr=False)
     release: Record | None = field(default=None, repr=False)
+    openings: dict[str, Opening] = field(default_factory=dict, repr=False)
+    weights: Opening | None = field(default=None, repr=False)
+
+    def forget(self) -> None:
+        """Let go of what belonged to one run."""
+        self.inputs.clear()
+        self.fragments.clear()
+        self.openings.clear()
 
 
 class Player(Protocol):

@@ -48,8 +48,7 @@ def bring(
     ConfigError, InputError, IntegrityError
         Something does not fit the session.
     """
-    private.inputs.clear()
-    private.fragments.clear()
+    private.forget()
     mine = {k for k, owner in manifest.inputs.items() if owner == identity.name}
     arrays, fragments = split(inputs)
     for name in fragments:

@@ -32,8 +32,10 @@ from privinfer.errors import ConfigError, InputError, IntegrityError, PrivinferE
 from privinfer.graph import ir
 from privinfer.plan.cost import declared_run
 from privinfer.protocols.ckks.release import Record
+from privinfer.protocols.commitment import Opening, digest_of_weights
 from privinfer.protocols.randomness import Scope
-from privinfer.runtime import chunks, report
+from privinfer.runtime import chunks, engage, report
+from privinfer.runtime.agree import Joining
 from privinfer.runtime.ahead import (
     agreed,
     check_whole,
@@ -43,11 +45,13 @@ from privinfer.runtime.ahead import (
     unpack_roles,
     whole,
 )
-from privinfer.runtime.bring import bring
+from privinfer.runtime.alike import Alike
+from privinfer.runtime.bring import bring, split
 from privinfer.runtime.drive import drive
+from privinfer.runtime.engage import Engaged
 from privinfer.runtime.greeting import ARCHITECTURE, OFFERS, greet
 from privinfer.runtime.ledger import ReleaseLedger
-from privinfer.runtime.post import Office
+from privinfer.runtime.post import GREETINGS, Office
 from privinfer.runtime.store import Offer, Store
 from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest
@@ -107,6 +111,7 @@ class Session:
         progress: Watcher | None = None,
         listener: socket.socket | None = None,
         store: str | os.PathLike[str] | Store | None = None,
+        opening: Opening | None = None,
     ) -> Party:
         """Connect with all other parties as `name`; returns when everybody is there and agrees.
 
@@ -125,6 +130,8 @@ class Session:
         store : path or Store, optional
             Where what was dealt ahead lies, or will; see :meth:`Party.deal`. Used when all parties that
             keep something brought theirs.
+        opening : Opening, optional
+            The model owner's, where the session names a commitment to the weights.
 
         Returns
         -------
@@ -158,7 +165,9 @@ class Session:
             if store is not None:
                 store.close()
             raise
-        return Party(manifest, name, identity, endpoint, model=model, progress=progress, store=store)
+        return Party(
+            manifest, name, identity, endpoint, model=model, progress=progress, store=store, opening=opening
+        )
 
 
 def check_part(manifest: Manifest, name: str, identity: Identity, model: ir.Model | None) -> None:
@@ -209,6 +218,8 @@ class Party:
     ----------
     report : dict or None
         Numbers of the last run.
+    agreement : Agreement
+        What all parties of this join signed.
     """
 
     def __init__(
@@ -221,6 +232,7 @@ class Party:
         model: ir.Model | None = None,
         progress: Watcher | None = None,
         store: Store | None = None,
+        opening: Opening | None = None,
     ) -> None:
         self.manifest, self.name = manifest, name
         self.report: dict[str, Any] | None = None
@@ -235,6 +247,7 @@ class Party:
         self._closed = False
         self._next = 0
         self._store = store
+        self._opening = opening
         self._offer: Offer | None = None
         self._asked = 0
         self._dealt = self._live = self._bringing = False
@@ -264,15 +277,20 @@ class Party:
 
     def _setup(self) -> None:
         started = time.perf_counter()
-        nonces = greet(self._office, self.manifest, self.name, self._identity, self._verify)
-        self.architecture = self._agree_on_architecture()
-        session = hashlib.sha256(self.manifest.digest() + b"".join(nonces)).digest()
         m = self.manifest
+        nonces = greet(self._office, m, self.name, self._identity, self._verify)
+        joining = Joining(self._office, m, self._identity, self._verify, nonces)
+        joining.tell(self._commit_to_weights())
+        self.architecture = self._agree_on_architecture()
+        self.agreement = joining.sign(self.architecture, report.precision(m, self.architecture))
+        session = self.agreement.digest
         network = Network(m.comparison, m.round_trip_ms / 1e3, m.mbit_per_s * 1e6)
         table = Table(self._cast, m.inputs, m.receivers, self.architecture, session, network, m.threshold)
         self._table = table
         release = self._open_ledger() if self.name in m.key_holders else None
-        self._private = Private(self._identity.sign, self._verify, self._model, release=release)
+        self._private = Private(
+            self._identity.sign, self._verify, self._model, release=release, weights=self._opening
+        )
         self._players: dict[Role, Player] = {
             role: self._backend.player(role, table, self._private)
             for role, p in self._cast.items()
@@ -282,6 +300,15 @@ class Party:
         if self._offer is None:
             self._set_up_live()
         self._seconds["setup"] = time.perf_counter() - started
+
+    def _commit_to_weights(self) -> bytes | None:
+        """The model owner's commitment: the one the session names, or a new one for this join."""
+        if self._model is None:
+            return None
+        digest = digest_of_weights(self._model)
+        if self._opening is None:
+            self._opening = Opening.fresh(digest)
+        return self._opening.commit("weights", digest, self.manifest.model)
 
     def _open_ledger(self) -> Record:
         """The ledger of decryption shares: beside the store, or for as long as this join's keys live."""
@@ -426,6 +453,8 @@ class Party:
             self._bringing = True
             rows = bring(self.manifest, self._table, self._identity, self._private, inputs or {})
             self._bringing = False
+            tally = chunks.Tally()
+            engagement = self._engage(inputs or {})
             offer = self._offer
             if offer is not None and rows not in (None, offer.batch):
                 raise InputError(
@@ -434,12 +463,10 @@ class Party:
                 )
             first = self._next
             before = self._office.endpoint.counters.snapshot()
-            tally = chunks.Tally()
             left: int | None = None
             while left != 0:
-                left = self._chunk(tally, ahead=offer is not None)
-            self._private.inputs.clear()
-            self._private.fragments.clear()
+                left = self._chunk(tally, engagement, ahead=offer is not None)
+            self._private.forget()
         moved = report.traffic(self._office.endpoint.counters, before if first else None)
         self.report = {
             **report.of_party(self.manifest, self.name, self.architecture),
@@ -456,7 +483,24 @@ class Party:
         outputs = tally.outputs()
         return Result(outputs, self.report) if outputs else None
 
-    def _chunk(self, tally: chunks.Tally, *, ahead: bool) -> int:
+    def _engage(self, inputs: Mapping[str, Any]) -> Engaged:
+        """Commit to what this party brings, and hear what the others commit to."""
+        m, run, session = self.manifest, self._next, self._table.session
+        self._office.begin(run)
+        m.terms.check_time()
+        alike = Alike(
+            self._office,
+            GREETINGS + 2 * run,
+            m.names,
+            self.name,
+            self._identity.sign,
+            self._verify,
+            b"run:" + session + run.to_bytes(8, "little"),
+        )
+        alike.tell(engage.statement(engage.commit(self._private, split(inputs)[1], session, run)))
+        return Engaged(engage.read(m, alike.hear()), alike)
+
+    def _chunk(self, tally: chunks.Tally, engaged: Engaged, *, ahead: bool) -> int:
         """One inference over the rows that come next; says how many are left."""
         number = self._next
         self._next += 1  # never again this number, however this run ends
@@ -467,6 +511,7 @@ class Party:
             self._set_up_live()
             scope = Scope(self._table.session, number)
             self._drive(Phase.OFFLINE, lambda p: p.offline(scope))
+        engaged.settle()  # nothing that depends on an input has left yet
         tally.dealt()
         tally.done(self._drive(Phase.ONLINE, lambda p: p.online()).values())
         told = chunks.told(self._players.values())

@@ -25,7 +25,7 @@ from privinfer.transport.frames import Frame, Kind, decode_abort, encode_abort
 
 CHUNK = 4 << 20  # a long message goes in pieces, so that a slow line is not taken for a dead party
 STEP_BITS = 20
-GREETINGS = 5  # steps of the greeting
+GREETINGS = 7  # steps of the greeting; after them two for each run
 MAX_WORD = 16  # bytes that a DONE may carry
 _CLIENTS = ("owner:", "receiver:")
 NOBODY = 0xFFFF
@@ -369,15 +369,17 @@ class Office:
                 if frame.step == step and peer in senders:
                     heard[peer] = bytes(frame.payload)
                     self._control.remove((peer, frame))
-            return heard.keys() >= senders
+            return heard.keys() >= senders - self.missing
 
-        self._until(complete, lambda: next(iter(sorted(senders - heard.keys())), None), at)
+        self._until(complete, lambda: next(iter(sorted(senders - self.missing - heard.keys())), None), at)
         return heard
 
     def barrier(self, run: int, word: bytes = b"") -> dict[str, bytes]:
         """Tell all others that this party's run went well, and wait until all say so: with which words."""
         self.tell(Kind.DONE, Phase.CONTROL, run, word)
         self._said = run
+        self._greeted = {(peer, step) for peer, step in self._greeted if step < GREETINGS}
+        self._checks.clear()
 
         def missing() -> list[str]:
             return sorted(p for p in self._peers() if self._done.get(p, -1) < run)
@@ -489,7 +491,7 @@ class Office:
             case Kind.HELLO:
                 if (peer, frame.step) in self._greeted:
                     raise ProtocolViolation("greeted twice", culprit=peer)
-                if frame.step >= GREETINGS:
+                if frame.step >= GREETINGS and (frame.step - GREETINGS) // 2 != self._said + 1:
                     raise ProtocolViolation("sent a greeting that nobody asked for", culprit=peer)
                 self._greeted.add((peer, frame.step))
                 self._control.append((peer, frame))

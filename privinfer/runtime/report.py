@@ -25,24 +25,25 @@ def of_party(manifest: Manifest, name: str, architecture: ir.Architecture) -> di
         "party": name,
         "roles": manifest.roles_of(name),
         "sees": sees(manifest, name),
-        "precision": _precision(manifest, architecture),
+        "precision": precision(manifest, architecture),
         "trust": trust(manifest),
         "insecure": list(manifest.insecure),
     }
 
 
-def _precision(manifest: Manifest, architecture: ir.Architecture) -> dict[str, Any]:
+def precision(manifest: Manifest, architecture: ir.Architecture) -> dict[str, Any]:
+    """How numbers are represented and what error is declared."""
     if manifest.backend == crypten.NAME:
         return crypten.precision(architecture)
     exact = manifest.nonlinear == ckks.EXACT
     if manifest.backend == ckks.NAME and not exact:
         return ckks.precision(manifest, architecture)
-    precision = architecture.precision
+    declared = architecture.precision
     said = {
-        "fractional_bits": precision.fractional_bits,
-        "comparison_bits": precision.comparison_bits,
-        "basis": precision.basis,
-        "declared_error_bound": precision.error_bound,
+        "fractional_bits": declared.fractional_bits,
+        "comparison_bits": declared.comparison_bits,
+        "basis": declared.basis,
+        "declared_error_bound": declared.error_bound,
     }
     # what products stray by under encryption, in units of their last place; the bound has it in it
     return said | ({"nonlinear": ckks.EXACT, "product_units": ckks.product_units(manifest)} if exact else {})

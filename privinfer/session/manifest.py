@@ -20,6 +20,7 @@ from typing import Self
 
 from privinfer.errors import ConfigError
 from privinfer.session.identity import MAX_PEM, PublicIdentity, check_name
+from privinfer.session.terms import Release, Terms
 
 VERSION = 1
 MAX_FILE = 1 << 20
@@ -101,6 +102,8 @@ class Manifest:
     nonlinear : str
         For ``ckks``: ``polynomial``, all of the model under encryption, or ``exact``, its linear layers under
         encryption and everything else by evaluators and helper.
+    terms : Terms
+        Purpose, expiry, consent, evidence and what of a result may leave.
     inputs : dict
         From the name of an input to its owner.
     receivers : dict
@@ -142,6 +145,7 @@ class Manifest:
     key_holders: tuple[str, ...] = ()
     threshold: int = 0
     nonlinear: str = NONLINEAR[0]
+    terms: Terms = field(default_factory=Terms)
     # not an argument, so that dataclasses.replace() cannot carry old bytes over to new fields
     raw: bytes = field(init=False, repr=False, compare=False, default=b"")
 
@@ -219,6 +223,7 @@ class Manifest:
         round_trip_ms = top.positive("round_trip_ms", 0.2)
         mbit_per_s = top.positive("mbit_per_s", 10_000.0)
         nonlinear = top.text("nonlinear") if top.has("nonlinear") else NONLINEAR[0]
+        terms = _terms(top.table("terms")) if top.has("terms") else Terms()
         top.finish()
         return cls(
             session=session,
@@ -239,6 +244,7 @@ class Manifest:
             key_holders=key_holders,
             threshold=threshold,
             nonlinear=nonlinear,
+            terms=terms,
         )
 
     def dumps(self) -> str:
@@ -266,6 +272,8 @@ class Manifest:
         if self.key_holders:
             lines.append(f"key_holders = {_array(self.key_holders)}")
             lines.append(f"threshold = {self.threshold}")
+        if self.terms != Terms():
+            lines += _terms_lines(self.terms)
         for title, table in (("inputs", self.inputs), ("receivers", self.receivers)):
             lines += ["", f"[{title}]"]
             lines += [f"{_key(name)} = {_quote(party)}" for name, party in table.items()]
@@ -429,6 +437,8 @@ def _validate_roles(m: Manifest) -> None:
         for key, name in table.items():
             _check_key(title, key)
             take(f"{title}.{key}", name)
+    if m.terms.consent is not None:
+        take("terms.consent", m.terms.consent)
     exact = m.nonlinear == "exact"
     if m.backend == "mpc" or exact:
         what = "exact mode" if exact else m.backend
@@ -559,6 +569,27 @@ def _party(entry: _Table, folder: Path | None) -> Party:
     return Party(name, address[0], address[1], pem)
 
 
+def _terms(table: _Table) -> Terms:
+    release = Release()
+    if table.has("release"):
+        found = table.table("release")
+        whole = {k: found.integer(k) for k in ("decimals", "answers") if found.has(k)}
+        rest = ("epsilon", "delta", "sensitivity", "epsilon_budget", "delta_budget", "hours")
+        real = {k: found.positive(k, 0.0) for k in rest if found.has(k)}
+        found.finish()
+        release = Release(**whole, **real)  # type: ignore[arg-type]
+    terms = Terms(
+        purpose=table.text("purpose") if table.has("purpose") else "",
+        expires=table.moment("expires") if table.has("expires") else None,
+        consent=table.text("consent") if table.has("consent") else None,
+        weights=table.text("weights") if table.has("weights") else None,
+        receipts=table.flag("receipts") if table.has("receipts") else False,
+        release=release,
+    )
+    table.finish()
+    return terms
+
+
 class _Table:
     """A TOML table that hands out each key once, with the type asked for, and refuses the rest."""
 
@@ -594,6 +625,20 @@ class _Table:
         value = self.required(key)
         if isinstance(value, bool) or not isinstance(value, int):
             raise ConfigError(f"{self.path(key)} is not an integer")
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self.required(key)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{self.path(key)} is neither true nor false")
+        return value
+
+    def moment(self, key: str) -> dt.datetime:
+        value = self.required(key)
+        if not isinstance(value, dt.datetime) or value.tzinfo is None:
+            raise ConfigError(
+                f"{self.path(key)} is not a time with its zone", hint="for example 2027-01-31T12:00:00Z"
+            )
         return value
 
     def seconds(self, key: str, default: float | None) -> float:
@@ -685,6 +730,23 @@ def _quote(text: str) -> str:
         else:
             parts.append(char)
     return '"' + "".join(parts) + '"'
+
+
+def _terms_lines(terms: Terms) -> list[str]:
+    lines = ["", "[terms]", f"purpose = {_quote(terms.purpose)}"]
+    if terms.expires is not None:
+        lines.append(f"expires = {terms.expires.isoformat()}")
+    for key in ("consent", "weights"):
+        if (value := getattr(terms, key)) is not None:
+            lines.append(f"{key} = {_quote(value)}")
+    lines.append(f"receipts = {str(terms.receipts).lower()}")
+    if terms.release != Release():
+        lines += ["", "[terms.release]"]
+        for key in Release.__dataclass_fields__:
+            value = getattr(terms.release, key)
+            if value != getattr(Release(), key):
+                lines.append(f"{key} = {value!r}")
+    return lines
 
 
 def _key(name: str) -> str:

@@ -24,7 +24,7 @@ NAMES = ("hospital", "dna_company", "laboratory", "startup", "patient", "helper"
 INPUTS = {"xray": "hospital", "dna": "dna_company", "blood": "laboratory"}
 SHAPES = {"xray": (4,), "dna": (5,), "blood": (3,)}
 RECEIVERS = {"risk": "patient"}
-GREETINGS = ("greeting", "nonces", "architecture", "offers", "more offers")
+GREETINGS = ("greeting", "nonces", "architecture", "statements", "signatures", "offers", "more offers")
 E1, E2, H = "startup", "hospital", "helper"
 STEP = (1 << STEP_BITS) - 1
 
@@ -193,11 +193,18 @@ def _pairs():
     return [(a, b) for a in cast for b in cast]
 
 
+def hello(step):
+    """What a HELLO of this step is."""
+    if step < len(GREETINGS):
+        return GREETINGS[step]
+    return ("commitments", "commitments shown")[(step - len(GREETINGS)) % 2]
+
+
 def kind_of(frame: Frame):
     """(phase, sender role, receiver role, step kind) of a frame; owners and receivers by class."""
     if frame.kind is not Kind.DATA:
         name = frame.kind.name
-        return ("control", name, GREETINGS[frame.step] if name == "HELLO" else "")
+        return ("control", name, hello(frame.step) if name == "HELLO" else "")
     sender, receiver = _pairs()[frame.channel]
     step = frame.step & STEP
     named = {roles.SEEDS: "seeds", roles.READY: "ready", roles.COMPARE: "compare"}

@@ -91,7 +91,7 @@ def secrets_of(played: Simulation, rows) -> dict[str, list[bytes]]:
 def seen(messages: list[Message], found: dict[str, list[bytes]]) -> set[str]:
     """Which secrets stand in a message: any whole window of one, at a multiple of its size.
 
-    Windows of zeros are left out: small inputs have sparse polynomials, a key share's may hold a few in a row.
+    Windows of zeros are left out: small inputs have sparse polynomials, and so may a piece of a key share.
     """
     windows: dict[bytes, str] = {}
     for what, forms_of in found.items():

@@ -411,7 +411,13 @@ def test_close_wakes_a_receiver_and_ends_calls(pair):
         (encode(data(), SESSION)[:-8] + b"\xff" * 8, ProtocolViolation, "above the cap"),
         (encode(data(), SESSION)[:4] + b"\x09" + encode(data(), SESSION)[5:], ProtocolViolation, "kind"),
     ],
-    ids=["http", "another session", "after bye", "above the cap", "unknown kind"],  # the bytes are new each time
+    ids=[
+        "http",
+        "another session",
+        "after bye",
+        "above the cap",
+        "unknown kind",
+    ],  # the bytes are new each time
 )
 def test_garbage(pair, raw, error, message):
     a, b = pair

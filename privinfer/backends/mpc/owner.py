@@ -29,7 +29,10 @@ class Owner(Idle):
         left, chunk = self._chunk(self.network)
         for step in self.steps:
             values = fp.encode(self.private.inputs[step.node][chunk], step.type.frac)
-            seeds = inputs.InputSeeds.fresh(left, hashlib.sha256(values.tobytes()).digest())
+            if (opening := self.private.openings.get(step.node)) is not None:
+                seeds = inputs.InputSeeds.of(left, opening, scope, step)
+            else:
+                seeds = inputs.InputSeeds.fresh(left, hashlib.sha256(values.tobytes()).digest())
             yield from self._send(step, seeds)
             seeds = inputs.InputSeeds(seeds.seeds, len(values))
             self.prepared.append(inputs.mask_input(step, values, seeds, scope, self.private.sign))

@@ -20,6 +20,7 @@ import numpy as np
 
 from privinfer.errors import InputError, ProtocolViolation
 from privinfer.graph import fixedpoint as fp
+from privinfer.protocols.commitment import Opening
 from privinfer.protocols.mpc.wires import MaskPair, MaskShare, Wide
 from privinfer.protocols.randomness import SEED_BYTES, U64, Scope, Secret, Seed, Stream
 
@@ -42,6 +43,12 @@ class InputSeeds(Secret):
     def fresh(cls, batch: int, digest: bytes = b"") -> InputSeeds:
         """Two new seeds, bound to the digest of the data where these exist already."""
         return cls((Seed.fresh(digest, b"1"), Seed.fresh(digest, b"2")), batch)
+
+    @classmethod
+    def of(cls, batch: int, opening: Opening, scope: Scope, step: fp.Step) -> InputSeeds:
+        """Seeds that derive from the opening of the owner's commitment: an auditor can check x^ by it."""
+        where = step.node, scope.session, scope.inference, scope.attempt
+        return cls((opening.seed("input", 1, *where), opening.seed("input", 2, *where)), batch)
 
     @classmethod
     def parse(cls, data: bytes) -> InputSeeds:

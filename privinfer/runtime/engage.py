@@ -1,0 +1,100 @@
+"""How a run begins: owners commit to what they bring, and everybody hears the same of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from privinfer.backends.base import Private
+from privinfer.errors import ProtocolViolation
+from privinfer.protocols.commitment import COMMITMENT_BYTES, Opening, digest_of
+from privinfer.runtime.alike import Alike
+from privinfer.session import canonical
+from privinfer.session.fragment import Fragment
+from privinfer.session.manifest import Manifest
+
+MAX_STATEMENT = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Engagement:
+    """What the parties said at the beginning of a run.
+
+    Attributes
+    ----------
+    inputs : dict
+        Input name to its owner's commitment.
+    """
+
+    inputs: dict[str, bytes] = field(default_factory=dict)
+
+
+def commit(private: Private, fragments: Mapping[str, Fragment], session: bytes, run: int) -> dict[str, bytes]:
+    """Commit to what this party brings; the openings go into `private`, for masks to derive from them.
+
+    Parameters
+    ----------
+    private : Private
+        With the inputs of this run.
+    fragments : mapping
+        Those that lie in files.
+    session : bytes
+        Digest of the agreement.
+    run : int
+        Number of its first inference.
+    """
+    digests = {name: digest_of(values) for name, values in private.inputs.items()}
+    for name, fragment in fragments.items():
+        with open(fragment.path, "rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").digest()
+    private.openings.clear()
+    private.openings.update({name: Opening.fresh(digest) for name, digest in digests.items()})
+    return {
+        name: opening.commit("input", digests[name], session, run, name)
+        for name, opening in private.openings.items()
+    }
+
+
+def statement(inputs: Mapping[str, bytes]) -> bytes:
+    """What a party says: its commitments."""
+    return canonical.dumps({"inputs": dict(inputs)})
+
+
+def read(manifest: Manifest, said: Mapping[str, bytes]) -> Engagement:
+    """Put all parties' statements together.
+
+    Raises
+    ------
+    ProtocolViolation
+        A statement has another form, or commits to other inputs than its party owns.
+    """
+    found = Engagement()
+    for party, data in said.items():
+        fields = canonical.Fields(
+            canonical.loads(data, "statement", party, MAX_STATEMENT), "statement", party
+        )
+        inputs: Any = fields.take("inputs", dict)
+        fields.finish()
+        if set(inputs) != {k for k, owner in manifest.inputs.items() if owner == party}:
+            raise ProtocolViolation("commits to other inputs than it owns", culprit=party)
+        for name, commitment in inputs.items():
+            if not isinstance(commitment, bytes) or len(commitment) != COMMITMENT_BYTES:
+                raise ProtocolViolation(f"sent no commitment to input {name!r}", culprit=party)
+            found.inputs[name] = commitment
+    return found
+
+
+class Engaged:
+    """A run that all have entered; :meth:`settle` before anything that depends on an input leaves."""
+
+    def __init__(self, engagement: Engagement, alike: Alike) -> None:
+        self.engagement, self._alike = engagement, alike
+        self._settled = False
+
+    def settle(self) -> None:
+        """Wait, once, until all others have shown that they heard the same."""
+        if not self._settled:
+            self._alike.settle()
+            self._settled = True
