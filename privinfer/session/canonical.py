@@ -1,7 +1,8 @@
 """CBOR in its one canonical form: what parties sign and hash, and what they read from strangers.
 
 Only plain values are read: integers, float64, booleans, null, text, bytes, lists, maps with text keys. No
-tag is followed, so nothing is built at a stranger's wish; depth and size are bounded before anything is taken.
+tag is followed, so nothing is built at a stranger's wish; depth and size are bounded before anything is
+taken.
 """
 
 from __future__ import annotations
