@@ -24,8 +24,14 @@ crypten: $(VENV)/stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps crypten==0.4.1
 	@$(BIN)/python -c 'from privinfer.backends.crypten.library import load; print("crypten", load().__version__, "works")'
 
+# Quick tests two at a time; the slow ones start processes of their own and keep deadlines, so one after another.
 test: $(VENV)/stamp lint
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2
+	$(BIN)/python -m pytest -m slow
+endif
 
 lint: $(VENV)/stamp
 	$(BIN)/ruff check .
