@@ -24,7 +24,16 @@ NAMES = ("hospital", "dna_company", "laboratory", "startup", "patient", "helper"
 INPUTS = {"xray": "hospital", "dna": "dna_company", "blood": "laboratory"}
 SHAPES = {"xray": (4,), "dna": (5,), "blood": (3,)}
 RECEIVERS = {"risk": "patient"}
-GREETINGS = ("greeting", "nonces", "architecture", "statements", "signatures", "offers", "more offers")
+GREETINGS = (
+    "greeting",
+    "nonces",
+    "architecture",
+    "statements",
+    "signatures",
+    "offers",
+    "more offers",
+    "halves",
+)
 E1, E2, H = "startup", "hospital", "helper"
 STEP = (1 << STEP_BITS) - 1
 
