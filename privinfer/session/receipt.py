@@ -35,6 +35,7 @@ CORE = struct.Struct("<BBHIQ32s")
 ENTRY_BYTES: Final = CORE.size + 8
 _MARK = struct.Struct("<32sQQ")
 _SIGNATURE = 64
+_YEAR_9999 = 253_370_764_800_000_000
 CLAIM_BYTES: Final = 2 * _MARK.size + _SIGNATURE
 MAX_WORD: Final = 16
 
@@ -324,6 +325,8 @@ def _parse(data: bytes, what: str) -> tuple[Receipt, bytes, bytes]:
         or not all(name in certificates for name in missing)
     ):
         raise ProtocolViolation(f"{what} names other parties than it has certificates of")
+    if not 0 <= started < _YEAR_9999:
+        raise ProtocolViolation(f"{what} has no proper started")
     if code is not None and code not in BY_CODE:
         raise ProtocolViolation(f"{what} ends with an unknown error")
     if culprit is not None and not {*culprit.split(" or ")} <= names:
