@@ -96,18 +96,21 @@ def compare(receipts: Sequence[Receipt]) -> Comparison:
             if sender is not receiver:
                 count, found = _pair(sender, receiver)
                 agreed[sender.party, receiver.party] = count
-                findings += found
+                findings += found + _held(sender, receiver)
     findings.sort(key=lambda f: (f.leg, f.message is None, f.time))
     return Comparison(by_party, _settled(findings), agreed)
 
 
 def _settled(findings: list[Finding]) -> list[Finding]:
-    """Without what only follows: a suspicion that falls on somebody who is convicted of the same leg."""
+    """Without what only follows: of the same leg, where somebody is convicted or a message is known."""
     convicted = {(f.leg, f.suspects[0]) for f in findings if f.proven_by is not None}
+    known = {(f.leg, frozenset(f.suspects)) for f in findings if f.message is not None}
     seen: set[tuple[int, str]] = set()
     kept = []
     for one in findings:
         if one.proven_by is None and any((one.leg, name) in convicted for name in one.suspects):
+            continue
+        if one.message is None and one.proven_by is None and (one.leg, frozenset(one.suspects)) in known:
             continue
         key = (one.leg, one.text)
         if key not in seen:
@@ -124,12 +127,11 @@ def _alone(one: Receipt) -> list[Finding]:
         for k, leg in enumerate(one.legs):
             theirs = _claim(leg.peers, peer)
             own = _claim(leg.own, peer)
-            where = f"at the end of inference {leg.number}"
             if own is not None and (own.sent, own.received) != (sent[k], received[k]):
-                text = f"{one.party}'s receipt is not what {one.party} signed for {peer} {where}"
-                found.append(Finding(text, (one.party,), one.party, k))
+                found.append(_convicted(one.party, peer, leg.number, k))
                 break
             if theirs is not None and (theirs.received, theirs.sent) != (sent[k], received[k]):
+                where = f"at the end of inference {leg.number}"
                 text = f"{one.party}'s receipt is not what {peer} signed for {one.party} {where}"
                 found.append(Finding(text, (one.party, peer), None, k))
                 break
@@ -140,6 +142,21 @@ def _alone(one: Receipt) -> list[Finding]:
             )
             break
     return found
+
+
+def _held(author: Receipt, holder: Receipt) -> list[Finding]:
+    """Whether a receipt is what its party signed, by the copies that a peer has of it."""
+    pair = author.marks(holder.party, sent=True), author.marks(holder.party, sent=False)
+    for k, (leg, sent, received) in enumerate(zip(holder.legs, *pair, strict=False)):
+        claim = _claim(leg.peers, author.party)
+        if claim is not None and (claim.sent, claim.received) != (sent, received):
+            return [_convicted(author.party, holder.party, leg.number, k)]
+    return []
+
+
+def _convicted(party: str, peer: str, number: int, leg: int) -> Finding:
+    text = f"{party}'s receipt is not what {party} signed for {peer} at the end of inference {number}"
+    return Finding(text, (party,), party, leg)
 
 
 def _claim(claims: Mapping[str, bytes], peer: str) -> Claim | None:
