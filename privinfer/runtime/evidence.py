@@ -80,17 +80,16 @@ class Evidence:
     def begin(self, office: Office, agreement: Agreement) -> None:
         """Send every peer half of a key; whatever follows is noted."""
         self._agreement = agreement
-        made = Transcript(
+        made = self._transcript = Transcript(
             self._identity.name, office.endpoint.peers, agreement.digest, self._identity.sign, self._verify
         )
-        self._transcript = made
         office.note(made)
+        office.expect(PAIRS, made.take_half)  # at once: who has heard all may go on before this party has
         office.tell_each(Kind.HELLO, Phase.SETUP, PAIRS, made.halves)
 
     def exchange(self, office: Office) -> None:
         """Wait for the peers' halves."""
-        for peer, half in office.hear(PAIRS, set(office.endpoint.peers)).items():
-            self._made.take_half(peer, half)
+        office.hear(PAIRS, set(office.endpoint.peers))
 
     @property
     def _made(self) -> Transcript:
@@ -117,7 +116,7 @@ class Evidence:
         if self._agreement is None or self._transcript is None:
             return None
         keys = {peer: key.check() for peer, key in self._transcript.keys.items()}
-        keys |= {peer: bytes(32) for peer in self._transcript.halves}  # it never sent its half
+        keys = dict.fromkeys(self._transcript.halves, bytes(32)) | keys  # without where no half came
         return Receipt(
             self._identity.name,
             self._agreement,

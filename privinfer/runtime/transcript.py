@@ -143,7 +143,7 @@ class Transcript:
         """Make the key of a pair from this party's half and the peer's."""
         if len(theirs) != SEED_BYTES:
             raise ProtocolViolation("sent half of a key of another size", culprit=peer)
-        halves = {self.name: self.halves.pop(peer), peer: theirs}
+        halves = {self.name: self.halves[peer], peer: theirs}
         self.keys[peer] = TagKey.of(halves, self._session)
 
     # -- messages --------------------------------------------------------------------------------
