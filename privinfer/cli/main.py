@@ -201,7 +201,7 @@ def verify(
         receipts,
         session=session,
         opening=opening,
-        inputs={name: read_array(file) for name, file in given.items()},
+        inputs={name: Path(file) if is_sealed(file) else read_array(file) for name, file in given.items()},
         weights=None if weights is None else load_model(weights, ranges, comparison_bits, calibration),
         number=run,
         as_json=as_json,

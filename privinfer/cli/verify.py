@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import typer
 
@@ -27,7 +26,7 @@ def run(
     *,
     session: Path | None = None,
     opening: Path | None = None,
-    inputs: Mapping[str, npt.NDArray[np.float64]] | None = None,
+    inputs: Mapping[str, npt.NDArray[Any] | Path] | None = None,
     weights: ir.Model | None = None,
     number: int | None = None,
     as_json: bool = False,
@@ -43,7 +42,7 @@ def run(
     opening : Path, optional
         A party's secret, to open what it committed to.
     inputs : mapping, optional
-        Values that the opening's party says it brought.
+        Values, or fragments, that the opening's party says it brought.
     weights : Model, optional
         Model that the opening's party says it served.
     number : int, optional

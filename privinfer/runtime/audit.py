@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,17 @@ import numpy.typing as npt
 
 from privinfer.backends import ckks
 from privinfer.backends.base import Phase, Private, Send, Table
+from privinfer.backends.ckks.layout import input_layout
+from privinfer.backends.ckks.packing import Packer, seeds
 from privinfer.backends.mpc import Mpc, roles
 from privinfer.backends.mpc.model_owner import ModelOwner
-from privinfer.errors import ConfigError, InputError, IntegrityError, PrivinferError
+from privinfer.errors import ConfigError, InputError, IntegrityError, PrivinferError, ProtocolViolation
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir
 from privinfer.graph.lower import compile_program
+from privinfer.protocols.ckks.keys import PublicKey
+from privinfer.protocols.ckks.messages import Message
+from privinfer.protocols.ckks.parameters import SCALE, Parameters
 from privinfer.protocols.commitment import Opening, digest_of, digest_of_weights
 from privinfer.protocols.mpc import inputs
 from privinfer.protocols.randomness import Scope
@@ -66,15 +72,15 @@ class Audit:
 
     # -- inputs ----------------------------------------------------------------------------------
 
-    def input(self, name: str, values: npt.NDArray[Any], run: int | None = None) -> dict[str, Any]:
+    def input(self, name: str, values: npt.NDArray[Any] | Path, run: int | None = None) -> dict[str, Any]:
         """Check that an input was `values`.
 
         Parameters
         ----------
         name : str
             Of the input.
-        values : ndarray
-            Rows as the owner brought them, or one sample.
+        values : ndarray or Path
+            Rows as the owner brought them, or one sample; or the fragment that it brought.
         run : int, optional
             Number of the run's first inference; needed where the join had several.
 
@@ -99,19 +105,25 @@ class Audit:
         if run not in runs:
             listed = ", ".join(map(str, sorted(runs))) or "none"
             raise ConfigError(f"which run of input {name!r}?", hint=f"--run, of: {listed}")
-        array = _rows(name, values, shape)
         opening = Opening(self._opened.inputs[run, name])
         commitment = commitments(self._receipt_of_run(run), run).get(name)
         if commitment is None:
             raise IntegrityError(f"nobody committed to input {name!r} in run {run}", culprit=owner)
-        session = self._opened.session
-        self._open(opening, commitment, "input", digest_of(array), session, run, name)
-        return {
-            "input": name,
-            "run": run,
-            "commitment": "opens to these values",
-            "masked": self._masked(name, array, opening, run, shape),
-        }
+        said: dict[str, Any] = {"input": name, "run": run, "commitment": "opens to these values"}
+        where = self._opened.session, run, name
+        if isinstance(values, Path):
+            with open(values, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+            self._open(opening, commitment, "input", digest, *where)
+            return said | {"commitment": "opens to this file"}
+        array = _rows(name, values, shape)
+        self._open(opening, commitment, "input", digest_of(array), *where)
+        exact = self._facts.nonlinear == ckks.EXACT
+        if self._facts.backend == Mpc.name or (self._facts.backend == ckks.NAME and exact):
+            return said | {"masked": self._masked(name, array, opening, run, shape)}
+        if self._facts.backend == ckks.NAME:
+            return said | {"encrypted": self._encrypted(name, array, opening, run)}
+        return said
 
     def _receipt_of_run(self, run: int) -> Receipt:
         for one in self._receipts.values():
@@ -129,8 +141,6 @@ class Audit:
     def _masked(
         self, name: str, values: Array, opening: Opening, run: int, shape: tuple[int, ...]
     ) -> dict[str, str]:
-        if self._facts.backend != Mpc.name and self._facts.nonlinear != ckks.EXACT:
-            return dict.fromkeys(self._receivers(), _NO_MASKS)
         owner, found = self._opened.party, {}
         entered = self._receipt_of_run(run).entered
         dealt = next(one.dealt for one in entered if one.run == run)
@@ -196,6 +206,55 @@ class Audit:
         masked = inputs.mask_input(step, fp.encode(values, step.type.frac), seeds, scope, sign)
         return masked.online() if masked.signature else None
 
+    # -- encrypted inputs ------------------------------------------------------------------------
+
+    def _encrypted(self, name: str, values: Array, opening: Opening, run: int) -> dict[str, str]:
+        """What the model owner got is the encryption of these values that derives from the opening."""
+        owner, peer = self._opened.party, self._facts.model_owner
+        if owner == peer:
+            return {}
+        legs, how = self._chain(owner, peer, run)
+        if not legs:
+            return {peer: f"not checked: needs {peer}'s receipt, or {owner}'s signed by it"}
+        public, witnesses = self._joint_key()
+        if not witnesses:
+            return {peer: "not checked: needs a receipt of another party that used the joint key"}
+        self._check_key(peer)
+        packer, parameters = Packer(public), public.parameters
+        layout = input_layout(values.shape[1:], parameters.slots)
+        given = seeds(opening, self._opened.session, name)
+        tried: dict[int, bytes] = {}
+        for first, entries, _ in legs:
+            for at, message in _messages(entries, Phase.ONLINE):
+                size = sum(entry.fields[4] for entry in message)
+                level, rest = divmod(size, len(values) * layout.ciphertexts * 16 * parameters.n)
+                if rest or not 1 <= level <= parameters.levels:
+                    continue
+                if level not in tried:
+                    data = packer.encrypt_at(layout, level, SCALE, values, given)
+                    tried[level] = Message(data).to_bytes()
+                if self._same(tried[level], peer, first + at, message):
+                    under = f"the joint key that {' and '.join(witnesses)} used"
+                    return {peer: f"what it got is these values under {under}, {how}"}
+        raise IntegrityError(
+            f"what {peer} got for input {name!r} is no encryption of these values under that opening",
+            culprit=owner,
+        )
+
+    def _joint_key(self) -> tuple[PublicKey, list[str]]:
+        """The key that the opening shows, and others whose receipts say that they used it."""
+        owner = self._opened.party
+        try:
+            public = PublicKey.parse(parameters_of(self._facts), self._opened.joint or b"", owner)
+        except ProtocolViolation:
+            raise IntegrityError("the opening has no joint key of this session", culprit=owner) from None
+        digest = public.digest()
+        others = {name: one.joint for name, one in self._receipts.items() if one.joint is not None}
+        for name, theirs in others.items():
+            if theirs != digest:
+                raise IntegrityError(f"the opening has another joint key than {name} used", culprit=owner)
+        return public, sorted(set(others) - {owner})
+
     # -- weights ---------------------------------------------------------------------------------
 
     def weights(self, model: ir.Model) -> dict[str, Any]:
@@ -222,7 +281,7 @@ class Audit:
     def _masked_weights(self, model: ir.Model, opening: Opening) -> dict[str, str]:
         f, owner = self._facts, self._opened.party
         if f.backend != Mpc.name:
-            return dict.fromkeys(self._receivers(), _NO_MASKS)
+            return {}  # weights under encryption never leave their owner
         party = dict(zip(roles.EVALUATORS, f.evaluators, strict=True)) | {roles.HELPER: f.helper or ""}
         exact = roles.needs_exact(f.evaluators, f.helper, f.receivers.values())
         program = compile_program(model.architecture, exact=exact)
@@ -260,11 +319,6 @@ class Audit:
         return found
 
     # -- chains ----------------------------------------------------------------------------------
-
-    def _receivers(self) -> list[str]:
-        return [
-            name for name in (*self._facts.evaluators, self._facts.model_owner) if name != self._opened.party
-        ]
 
     def _chain(
         self, owner: str, peer: str, run: int | None
@@ -318,7 +372,12 @@ class Audit:
         return True
 
 
-_NO_MASKS = "not checked: this backend's ciphertexts do not derive from the commitment"
+def parameters_of(facts: Facts) -> Parameters:
+    """Ring and levels of a `ckks` session, as its agreement declares them."""
+    n, levels = facts.precision.get("ring_degree"), facts.precision.get("levels")
+    if not isinstance(n, int) or not isinstance(levels, int):
+        raise IntegrityError("the agreement declares no ring")
+    return Parameters(n, levels)
 
 
 def _side(leg: Leg, sent: bool) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from privinfer.backends.base import Phase
 from privinfer.errors import ConfigError, PrivinferError
+from privinfer.protocols.ckks.keys import PublicKey
 from privinfer.protocols.commitment import Opening
 from privinfer.protocols.mpc.inputs import SIGNED as MASKED
 from privinfer.runtime.greeting import PAIRS
@@ -111,7 +112,13 @@ class Evidence:
         said = {name: content for name, (content, _) in signed.items()}
         self._entered.append(Entered(run, dealt, said, {name: s for name, (_, s) in signed.items()}))
 
-    def receipt(self, running: int, missing: set[str], error: PrivinferError | None) -> Receipt | None:
+    def receipt(
+        self,
+        running: int,
+        missing: set[str],
+        error: PrivinferError | None = None,
+        joint: PublicKey | None = None,
+    ) -> Receipt | None:
         """The receipt so far; None before there was an agreement."""
         if self._agreement is None or self._transcript is None:
             return None
@@ -126,12 +133,18 @@ class Evidence:
             self._entered,
             self._transcript.legs(running),
             sorted(missing),
+            None if joint is None else joint.digest(),
             None if error is None else error.code,
             None if error is None else error.culprit,
         )
 
     def write(
-        self, running: int, missing: set[str], error: PrivinferError | None, weights: Opening | None
+        self,
+        running: int,
+        missing: set[str],
+        error: PrivinferError | None,
+        weights: Opening | None,
+        joint: PublicKey | None,
     ) -> None:
         """Write the receipt, and beside it the opening where this party brought something.
 
@@ -140,7 +153,7 @@ class Evidence:
         ConfigError
             A file cannot be written.
         """
-        found = None if self.path is None else self.receipt(running, missing, error)
+        found = None if self.path is None else self.receipt(running, missing, error, joint)
         if self.path is None or found is None:
             return
         if self._inputs or weights is not None:
@@ -150,6 +163,7 @@ class Evidence:
                 {peer: key.expose() for peer, key in self._made.keys.items()},
                 {key: opening.expose() for key, opening in self._inputs.items()},
                 None if weights is None else weights.expose(),
+                None if joint is None or not self._inputs else joint.to_bytes(),
                 self._signatures,
             )
             _write_new(self.path.with_suffix(".opening"), secret.to_bytes(), 0o600)

@@ -271,6 +271,7 @@ class Party:
         self._asked = 0
         self._dealt = self._live = self._bringing = False
         self._closing = contextlib.ExitStack()
+        self._players: dict[Role, Player] = {}
         self._seconds: dict[str, float] = {}
         try:
             with _Guard(self):
@@ -311,7 +312,7 @@ class Party:
         release = self._open_ledger() if self.name in m.key_holders else None
         sign = self._identity.sign if self._evidence is None else self._evidence.sign
         self._private = Private(sign, self._verify, self._model, release=release, weights=self._opening)
-        self._players: dict[Role, Player] = {
+        self._players = {
             role: self._backend.player(role, table, self._private)
             for role, p in self._cast.items()
             if p == self.name
@@ -620,8 +621,9 @@ class Party:
     def _write_receipt(self) -> None:
         if self._evidence is None:
             return
+        office, joint = self._office, ckks.joint_key(self._players.values())
         try:
-            self._evidence.write(self._office.inference, self._office.missing, self._failed, self._opening)
+            self._evidence.write(office.inference, office.missing, self._failed, self._opening, joint)
         except ConfigError as error:
             if self._failed is None:
                 raise

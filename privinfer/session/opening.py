@@ -15,7 +15,7 @@ from privinfer.errors import ConfigError, IntegrityError, ProtocolViolation
 from privinfer.session import canonical
 
 FORMAT: Final = "privinfer/opening/1"
-MAX_BYTES: Final = 16 << 20
+MAX_BYTES: Final = 64 << 20
 _SECRET = 32
 
 
@@ -34,6 +34,8 @@ class Opened:
         Number of a run and name of an input to the salt of its commitment.
     weights : bytes or None
         Salt of the commitment to the weights, at the model owner.
+    joint : bytes or None
+        With backend `ckks`: the joint public key under which this party encrypted.
     signatures : dict
         SHA-256 of what was signed, hex, to the signature: what went along with masked inputs.
     """
@@ -43,6 +45,7 @@ class Opened:
     keys: dict[str, bytes]
     inputs: dict[tuple[int, str], bytes] = field(default_factory=dict)
     weights: bytes | None = None
+    joint: bytes | None = None
     signatures: dict[str, bytes] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -61,6 +64,7 @@ class Opened:
                 "keys": self.keys,
                 "inputs": [{"run": r, "name": n, "salt": s} for (r, n), s in sorted(self.inputs.items())],
                 "weights": self.weights,
+                "joint": self.joint,
                 "signatures": self.signatures,
             }
         )
@@ -108,6 +112,10 @@ def _parse(data: bytes) -> Opened:
     if weights is not None and not (isinstance(weights, bytes) and len(weights) == _SECRET):
         raise ProtocolViolation("opening has no proper weights")
     found.weights = weights
+    joint = fields.take("joint", object)
+    if joint is not None and not isinstance(joint, bytes):
+        raise ProtocolViolation("opening has no proper joint key")
+    found.joint = joint
     fields.finish()
     return found
 

@@ -185,6 +185,8 @@ class Receipt:
     legs : list of Leg
     missing : list of str
         Parties that were lost and could be done without.
+    joint : bytes or None
+        With backend `ckks`: SHA-256 of the joint public key, where this party used it.
     code, culprit : str or None
         Error that ended the session, if one did.
     """
@@ -197,6 +199,7 @@ class Receipt:
     entered: list[Entered] = field(default_factory=list)
     legs: list[Leg] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    joint: bytes | None = None
     code: str | None = None
     culprit: str | None = None
 
@@ -225,6 +228,7 @@ class Receipt:
                     for k in self.legs
                 ],
                 "missing": self.missing,
+                "joint": self.joint,
                 "outcome": {"code": self.code, "culprit": self.culprit},
             }
         )
@@ -314,6 +318,9 @@ def _parse(data: bytes, what: str) -> tuple[Receipt, bytes, bytes]:
     entered = [_entered(one, what) for one in fields.take("runs", list)]
     legs = [_leg(one, what) for one in fields.take("legs", list)]
     missing = [name for name in fields.take("missing", list) if isinstance(name, str)]
+    joint = fields.take("joint", object)
+    if joint is not None and not (isinstance(joint, bytes) and len(joint) == 32):
+        raise ProtocolViolation(f"{what} has no proper joint")
     outcome = canonical.Fields(fields.take("outcome", dict), what)
     code, culprit = (_text_or_none(outcome, key, what) for key in ("code", "culprit"))
     outcome.finish()
@@ -335,7 +342,19 @@ def _parse(data: bytes, what: str) -> tuple[Receipt, bytes, bytes]:
         for peers in (leg.sent, leg.received, leg.own, leg.peers):
             if not set(peers) <= names - {party}:
                 raise ProtocolViolation(f"{what} tells of somebody who is no party")
-    found = Receipt(party, agreement, certificates, keys, started, entered, legs, missing, code, culprit)
+    found = Receipt(
+        party=party,
+        agreement=agreement,
+        certificates=certificates,
+        keys=keys,
+        started=started,
+        entered=entered,
+        legs=legs,
+        missing=missing,
+        joint=joint,
+        code=code,
+        culprit=culprit,
+    )
     return found, body, signature
 
 

@@ -192,7 +192,7 @@ def test_every_byte_is_signed(kept):
 
 
 # What a party says of itself alone: nobody else can know better.
-OWN_WORD = {"started": 5, "code": "PI201", "culprit": "helper", "missing": ["helper"]}
+OWN_WORD = {"started": 5, "joint": bytes(32), "code": "PI201", "culprit": "helper", "missing": ["helper"]}
 
 
 def changes_of(one):
