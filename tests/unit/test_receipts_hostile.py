@@ -128,7 +128,7 @@ def test_how_many_things_is_bounded():
     """A map, list or number takes one byte there and a hundred here."""
 
     def lists(count):
-        inner = b"\x9a" + (60_000).to_bytes(4, "big") + b"\x80" * 60_000
+        inner = b"\x99" + (60_000).to_bytes(2, "big") + b"\x80" * 60_000
         return bytes([0x80 + count]) + inner * count
 
     assert canonical.loads(lists(4), "it") == [[[]] * 60_000] * 4
