@@ -82,7 +82,12 @@ class Evidence:
         """Send every peer half of a key; whatever follows is noted."""
         self._agreement = agreement
         made = self._transcript = Transcript(
-            self._identity.name, office.endpoint.peers, agreement.digest, self._identity.sign, self._verify
+            self._identity.name,
+            office.endpoint.peers,
+            agreement.digest,
+            self._identity.sign,
+            self._verify,
+            keep=self.path is not None,
         )
         office.note(made)
         office.expect(PAIRS, made.take_half)  # at once: who has heard all may go on before this party has
@@ -110,7 +115,9 @@ class Evidence:
     def entered(self, run: int, dealt: str, signed: Mapping[str, tuple[bytes, bytes]]) -> None:
         """Keep what all parties said when a run began."""
         said = {name: content for name, (content, _) in signed.items()}
-        self._entered.append(Entered(run, dealt, said, {name: s for name, (_, s) in signed.items()}))
+        if self.path is not None:
+            signatures = {name: signature for name, (_, signature) in signed.items()}
+            self._entered.append(Entered(run, dealt, said, signatures))
 
     def receipt(
         self,

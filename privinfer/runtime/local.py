@@ -166,6 +166,8 @@ def run_local(
             raise ConfigError("a fragment has no clear values to run the reference with")
     if backend == "plain":
         unsafe.require(unsafe.PLAINTEXT, insecure)
+        if receipts is not None:
+            raise ConfigError("backend 'plain' has no parties that could keep receipts")
         result = _run_plain(model, checked, insecure)
     elif backend in BACKENDS:
         if backend == crypten.NAME:
@@ -185,7 +187,11 @@ def run_local(
             raise ConfigError(f"identities name {name}, who takes no part")
         if receipts is not None:
             cast = dataclasses.replace(cast, receipts=os.fspath(receipts))
-            os.makedirs(receipts, exist_ok=True)
+            try:
+                os.makedirs(receipts, exist_ok=True)
+            except OSError as error:
+                why = (error.strerror or "error").lower()
+                raise ConfigError(f"cannot make folder {os.fspath(receipts)}: {why}") from None
         run = _run_processes if processes else _run_threads
         result = run(cast, backend, model, rows, progress, identities or {})
     else:

@@ -93,10 +93,6 @@ class _Side:
         self.legs = [bytearray()]
         self.ends: list[Mark] = []
 
-    def add(self, core: bytes, size: int, time_: int) -> None:
-        self.mark = extend(self.mark, core, size)
-        self.legs[-1] += core + time_.to_bytes(8, "little")
-
     def end(self) -> None:
         self.ends.append(self.mark)
         self.legs.append(bytearray())
@@ -119,10 +115,22 @@ class Transcript:
         Digest of the agreement.
     sign, verify : callable
         With this party's key, with another's.
+    keep : bool
+        Whether messages are listed; without, only where the chains stand is known.
     """
 
-    def __init__(self, name: str, peers: tuple[str, ...], session: bytes, sign: Sign, verify: Verify) -> None:
+    def __init__(
+        self,
+        name: str,
+        peers: tuple[str, ...],
+        session: bytes,
+        sign: Sign,
+        verify: Verify,
+        *,
+        keep: bool = True,
+    ) -> None:
         check_installed()
+        self._keep = keep
         self.name, self._session = name, session
         self._sign, self._verify = sign, verify
         self.halves = {peer: secrets.token_bytes(SEED_BYTES) for peer in peers}
@@ -164,12 +172,15 @@ class Transcript:
         size = byte_view(frame.payload).nbytes
         tag = self.keys[peer].tag(side.mark.count, sender, frame)
         core = CORE.pack(frame.kind, frame.phase, frame.channel, frame.step, size, tag)
-        side.add(core, size, (time.monotonic_ns() - self._began) // 1000)
-        self._entries += 1
+        side.mark = extend(side.mark, core, size)
+        if self._keep:
+            time_ = (time.monotonic_ns() - self._began) // 1000
+            side.legs[-1] += core + time_.to_bytes(8, "little")
+            self._entries += 1
 
     def check_room(self) -> None:
         """Raise ConfigError where another run would not fit into the receipt."""
-        if self._entries >= MAX_ENTRIES // 2 or len(self._numbers) >= MAX_LEGS:
+        if self._keep and (self._entries >= MAX_ENTRIES // 2 or len(self._numbers) >= MAX_LEGS):
             raise ConfigError("the receipt of this join is full", hint="join again")
 
     # -- ends of inferences ----------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import threading
+from unittest import mock
 
 import pytest
 from blake3 import blake3
@@ -17,6 +18,7 @@ from privinfer.protocols.commitment import digest_of
 from privinfer.runtime import engage, evidence
 from privinfer.runtime.audit import Audit
 from privinfer.runtime.greeting import PAIRS
+from privinfer.runtime.party import Party
 from privinfer.runtime.post import GREETINGS
 from privinfer.runtime.store import Store
 from privinfer.runtime.transcript import TagKey, Transcript
@@ -615,6 +617,24 @@ def test_sessions_without_receipts_say_as_much_as_before(tmp_path):
     assert {len(f.payload) for _, _, f in wire.frames if f.kind is Kind.DONE} == {0}
     assert not any(f.kind is Kind.HELLO and f.step == PAIRS for _, _, f in wire.frames)
     assert "receipt" not in outcomes["patient"].report
+
+
+def test_who_keeps_none_still_signs_for_the_others(tmp_path):
+    """A session asks all for receipts; a party that names no file has none and says what the others need."""
+    kept = Party.__init__
+
+    def without(self, manifest, name, *arguments, **given):
+        kept(self, manifest, name, *arguments, **(given | ({"receipt": None} if name == LIAR else {})))
+
+    with mock.patch.object(Party, "__init__", without):
+        outcomes = played(tmp_path, runs=2, inputs=[stage.rows(), stage.rows()])
+    assert not any(o.error for o in outcomes.values())
+    assert "receipt" not in outcomes[LIAR].report
+    found = [receipt.load(tmp_path / f"{name}.receipt") for name in stage.NAMES if name != LIAR]
+    assert not (tmp_path / f"{LIAR}.receipt").exists()
+    assert not (tmp_path / f"{LIAR}.opening").exists()
+    assert all(LIAR in leg.peers for one in found for leg in one.legs)
+    assert compare(found).findings == []
 
 
 # -- what is refused before anything is sent -------------------------------------------------------
