@@ -561,6 +561,14 @@ class Party:
 
     # -- ending ----------------------------------------------------------------------------------
 
+    def may_begin_again(self) -> bool:
+        """Whether nothing that depends on an input has left or reached this party, nor one that gave up.
+
+        Waits up to a second for the others' last words; asked after a run has failed, before :meth:`close`.
+        """
+        self._office.hear_out()
+        return not self._office.online
+
     def _fail(self, error: PrivinferError) -> PrivinferError:
         """End the session here and tell everybody, once."""
         if isinstance(error, TransportError) and error.culprit not in (None, self.name):
