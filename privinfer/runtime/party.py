@@ -315,7 +315,11 @@ class Party:
         if self._store is not None:
             folder = str(self._store.folder / "ledger")
         else:
-            folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="privinfer-ledger-"))
+            try:
+                folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="privinfer-ledger-"))
+            except OSError as e:
+                why = (e.strerror or "error").lower()
+                raise ConfigError(f"no folder can be made for the ledger: {why}", culprit=self.name) from None
         return self._closing.enter_context(ReleaseLedger(folder, self.name)).record
 
     def _set_up_live(self) -> None:
