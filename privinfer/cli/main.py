@@ -22,6 +22,7 @@ from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
 from privinfer.io.arrays import read_array, read_arrays
+from privinfer.runtime.attend import MAX_ATTEMPTS, attend
 from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.party import BACKENDS, Session, check_names
 from privinfer.runtime.store import Store
@@ -109,6 +110,10 @@ def party(
     comparison_bits: BitsOption = None,
     calibration: CalibrationOption = None,
     store: StoreOption = None,
+    attempts: Annotated[
+        int,
+        typer.Option(min=1, max=MAX_ATTEMPTS, help="Joins, where a party is lost before the online phase."),
+    ] = 1,
 ) -> None:
     """Take part in one inference as one party; the others run the same command elsewhere."""
     sealed = Session.load(session)
@@ -128,10 +133,10 @@ def party(
     key = Identity.load(identity or Path(f"{name}.key"))
     check_fragments_at_home(sealed, key, own, fragment_key)
     announce(sealed, name)
-    with sealed.join(name, key, model=loaded, progress=teller(name), store=store) as member:
-        result = member.run(own)
-        if report is not None:
-            write_json(report, member.report)
+    done = attend(sealed, name, key, own, attempts=attempts, model=loaded, progress=teller(name), store=store)
+    if report is not None:
+        write_json(report, done.report)
+    result = done.result
     if result is None:
         typer.echo(f"{name}: done; the result is the receiver's alone", err=True)
         return
