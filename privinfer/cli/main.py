@@ -23,6 +23,7 @@ from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
 from privinfer.io.arrays import read_array, read_arrays
+from privinfer.runtime.attend import MAX_ATTEMPTS, attend
 from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.party import BACKENDS, Session, check_names
 from privinfer.runtime.store import Store
@@ -110,6 +111,10 @@ def party(
     comparison_bits: BitsOption = None,
     calibration: CalibrationOption = None,
     store: StoreOption = None,
+    attempts: Annotated[
+        int,
+        typer.Option(min=1, max=MAX_ATTEMPTS, help="Joins, where a party is lost before the online phase."),
+    ] = 1,
     receipt: Annotated[
         Path | None,
         typer.Option(help="This party's receipt, where the session asks for them; NAME.receipt by default."),
@@ -135,10 +140,20 @@ def party(
     if receipt is None and sealed.manifest.terms.receipts:
         receipt = Path(f"{name}.receipt")
     announce(sealed, name)
-    with sealed.join(name, key, model=loaded, progress=teller(name), store=store, receipt=receipt) as member:
-        result = member.run(own)
-        if report is not None:
-            write_json(report, member.report)
+    done = attend(
+        sealed,
+        name,
+        key,
+        own,
+        attempts=attempts,
+        model=loaded,
+        progress=teller(name),
+        store=store,
+        receipt=receipt,
+    )
+    if report is not None:
+        write_json(report, done.report)
+    result = done.result
     if result is None:
         typer.echo(f"{name}: done; the result is the receiver's alone", err=True)
         return

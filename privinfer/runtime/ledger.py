@@ -66,7 +66,10 @@ class ReleaseLedger:
             ) from None
         try:
             self._open()
-        except sqlite3.DatabaseError:
+        except sqlite3.OperationalError as e:  # a full disk, mostly
+            self.close()
+            raise ConfigError(f"ledger {self.folder} cannot be used: {e}", culprit=party) from None
+        except (sqlite3.DatabaseError, UnicodeDecodeError):  # the latter where a damaged file words the error
             self.close()
             raise IntegrityError(
                 f"ledger {self.folder} is damaged",
@@ -127,7 +130,7 @@ class ReleaseLedger:
                 culprit=self._party,
                 hint="make new keys: a share is never computed twice",
             ) from None
-        except sqlite3.Error as e:
+        except (sqlite3.Error, UnicodeDecodeError) as e:
             raise ConfigError(f"ledger {self.folder} cannot be written: {e}", culprit=self._party) from e
 
     def __len__(self) -> int:

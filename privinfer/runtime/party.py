@@ -338,7 +338,11 @@ class Party:
         if self._store is not None:
             folder = str(self._store.folder / "ledger")
         else:
-            folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="privinfer-ledger-"))
+            try:
+                folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="privinfer-ledger-"))
+            except OSError as e:
+                why = (e.strerror or "error").lower()
+                raise ConfigError(f"no folder can be made for the ledger: {why}", culprit=self.name) from None
         return self._closing.enter_context(ReleaseLedger(folder, self.name)).record
 
     def _set_up_live(self) -> None:
@@ -592,6 +596,14 @@ class Party:
                 play.close()
 
     # -- ending ----------------------------------------------------------------------------------
+
+    def may_begin_again(self) -> bool:
+        """Whether nothing that depends on an input has left or reached this party, nor one that gave up.
+
+        Waits up to a second for the others' last words; asked after a run has failed, before :meth:`close`.
+        """
+        self._office.hear_out()
+        return not self._office.online
 
     def _fail(self, error: PrivinferError) -> PrivinferError:
         """End the session here and tell everybody, once."""

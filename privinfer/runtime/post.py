@@ -240,6 +240,7 @@ class Office:
         self._running = False
         self._deaf: set[str] = set()
         self.missing: set[str] = set()
+        self.online = False  # a message of an online phase was sent or came, here or where somebody gave up
         self._transcript: Transcript | None = None
 
     def begin(self, run: int) -> None:
@@ -295,6 +296,7 @@ class Office:
             if to == self.endpoint.name:
                 self._frames[pair].append(frame)
             else:
+                self.online = self.online or phase is Phase.ONLINE
                 self._post(to, frame)
                 self.watch.handled += 1
 
@@ -438,7 +440,8 @@ class Office:
         for peer in self.endpoint.peers:
             if peer not in self._gone:
                 with contextlib.suppress(PrivinferError):
-                    self.endpoint.send_if_idle(peer, Frame(Kind.ABORT, Phase.CONTROL, 0, 0, payload))
+                    frame = Frame(Kind.ABORT, Phase.CONTROL, 0, int(self.online), payload)
+                    self.endpoint.send_if_idle(peer, frame)
 
     def last_words(self, error: TransportError) -> PrivinferError:
         """What is said of it elsewhere: who seems to be at fault may have left because of another one."""
@@ -466,6 +469,23 @@ class Office:
                     return said
                 told = told or said
         return told or lost or error
+
+    def hear_out(self) -> None:
+        """After this party gave up: listen until all others did, or one says that it had gone online."""
+        until = time.monotonic() + min(1.0, self.watch.pause)
+        waits_for = self._peers() - self._gone
+        while waits_for and not self.online and (rest := until - time.monotonic()) > 0:
+            try:
+                peer, frame = self.endpoint.receive(rest)
+                self._sort(peer, frame)
+            except TimeoutError:
+                return
+            except PrivinferError as error:
+                if error.culprit is None:  # the endpoint is closed
+                    return
+                if error is not self._told:
+                    waits_for.discard(error.culprit)
+            waits_for -= self._gone
 
     def close(self) -> None:
         """Stop the watch and close the endpoint."""
@@ -518,6 +538,7 @@ class Office:
                 if self.cast[pair[0]] != peer or self.cast[pair[1]] != self.endpoint.name:
                     raise ProtocolViolation("spoke for a role that is not its own", culprit=peer)
                 self._frames[pair].append(frame)
+                self.online = self.online or frame.phase == Phase.ONLINE
                 if pair in self._wanted:
                     self.watch.handled += 1
             case Kind.HELLO:
@@ -543,6 +564,7 @@ class Office:
             case Kind.ABORT:
                 told = decode_abort(frame.payload, peer)
                 self._gone.add(peer)
+                self.online = self.online or frame.step > 0
                 # A spare party may leave for whatever reason, but not as a witness of what another one did.
                 code = BY_CODE.get(told.code, TransportError)
                 own = told.culprit in (None, peer) or issubclass(code, TransportError)

@@ -23,6 +23,7 @@ from typing import Self
 from privinfer.errors import ConfigError, IntegrityError
 
 DEFAULT_BUDGET = 4 << 30
+_SQL_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter where a damaged file words the error
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS generation (
     id BLOB PRIMARY KEY, session BLOB NOT NULL, party TEXT NOT NULL, batch INTEGER NOT NULL,
@@ -97,11 +98,9 @@ class Store:
             ) from None
         try:
             self._open()
-        except sqlite3.DatabaseError:
+        except _SQL_ERRORS as e:
             self.close()
-            raise IntegrityError(
-                f"store {self.folder} is damaged", hint="remove it and deal again: nothing in it is needed"
-            ) from None
+            raise self._refused(e) from None
         except BaseException:
             self.close()
             raise
@@ -131,7 +130,19 @@ class Store:
     def _rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
         if self._db is None:
             raise ConfigError(f"store {self.folder} is closed")
-        return self._db.execute(query, values).fetchall()
+        try:
+            return self._db.execute(query, values).fetchall()
+        except _SQL_ERRORS as e:
+            raise self._refused(e) from None
+
+    def _refused(self, error: Exception | None = None) -> ConfigError | IntegrityError:
+        if isinstance(error, sqlite3.OperationalError):  # a full disk, mostly
+            return ConfigError(f"store {self.folder} cannot be used: {error}", culprit=self._party)
+        return IntegrityError(
+            f"store {self.folder} is damaged",
+            culprit=self._party,
+            hint="remove it and deal again: nothing in it is needed",
+        )
 
     def _file(self, generation: bytes, what: int | str) -> Path:
         return self.folder / f"{generation.hex().upper()}-{what}.bin"
@@ -144,7 +155,9 @@ class Store:
             "SELECT (SELECT coalesce(sum(size), 0) FROM piece WHERE used = 0)"
             " + (SELECT coalesce(sum(setup_size), 0) FROM generation)"
         )
-        return int(str(row[0]))
+        if not isinstance(row[0], int):
+            raise self._refused()
+        return row[0]
 
     def room_for(self, size: int) -> None:
         """Raise ConfigError where `size` more bytes do not fit the budget."""
@@ -159,7 +172,8 @@ class Store:
     def begin(self, generation: bytes, batch: int, setup: bytes) -> None:
         """Keep a setup, under which pieces follow; older generations of this session are dropped."""
         for (old,) in self._rows("SELECT id FROM generation WHERE session = ?", self._session):
-            assert isinstance(old, bytes)  # noqa: S101 - a BLOB column
+            if not isinstance(old, bytes):
+                raise self._refused()
             self._drop(old)
         self.room_for(len(setup))
         self._write(self._file(generation, "setup"), setup)
@@ -220,9 +234,11 @@ class Store:
         )
         if not rows:
             return None
-        generation, *numbers = rows[0]
-        assert isinstance(generation, bytes)  # noqa: S101 - a BLOB column
-        return Offer(generation, *(int(str(number)) for number in numbers))
+        generation, *columns = rows[0]
+        numbers = [n for n in columns if isinstance(n, int) and 0 <= n < 1 << 32]
+        if not isinstance(generation, bytes) or len(generation) > 32 or len(numbers) != len(columns):
+            raise self._refused()
+        return Offer(generation, *numbers)
 
     def setup(self, generation: bytes) -> bytes:
         """The setup of a generation; IntegrityError where its bytes are not those that were kept."""
