@@ -181,7 +181,9 @@ def test_model_owner_with_another_architecture():
     everybody(stage.Play(hook=hook).run(), ConfigError, stage.E1, "another architecture", but=(stage.E1,))
 
 
-@pytest.mark.parametrize("steps", [[0], [GREETINGS + 2], [GREETINGS + 3, GREETINGS + 4], range(GREETINGS + 2, 200)])
+@pytest.mark.parametrize(
+    "steps", [[0], [GREETINGS + 2], [GREETINGS + 3, GREETINGS + 4], range(GREETINGS + 2, 200)]
+)
 def test_flood_of_greetings(steps):
     def hook(source, destination, frame):
         if source == "laboratory" and frame.kind is Kind.HELLO and frame.step == 0:
