@@ -14,7 +14,7 @@ import stat
 from typing import NoReturn, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -74,14 +74,17 @@ class PublicIdentity:
     __slots__ = ("_key", "der", "fingerprint", "name", "not_after", "not_before", "pem")
 
     def __init__(self, certificate: x509.Certificate) -> None:
-        key = certificate.public_key()
+        try:
+            key = certificate.public_key()
+        except Exception as exc:  # lazily parsed: a key of a kind that nobody knows shows here
+            raise ConfigError("certificate does not hold an Ed25519 key", hint=_KEYGEN) from exc
         if not isinstance(key, Ed25519PublicKey):
             raise ConfigError("certificate does not hold an Ed25519 key", hint=_KEYGEN)
         self._key = key
         self.name = _name_of(certificate)
         try:
             certificate.verify_directly_issued_by(certificate)
-        except (InvalidSignature, ValueError, TypeError) as exc:
+        except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError) as exc:
             raise ConfigError("certificate is not signed by its own key", culprit=self.name) from exc
         self.der: bytes = certificate.public_bytes(serialization.Encoding.DER)
         #: The certificate in PEM, in the one form the library writes.
