@@ -37,7 +37,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     cells = [v for r in done for k, v in r.user_properties if k == "cells"]
     if cells:
         noticed, trusted = (sum(column) for column in zip(*cells, strict=True))
-        terminalreporter.write_line(
-            f"adversarial matrix: {noticed + trusted} cells, {trusted} of them undetectable where a semi-honest"
-            " party is trusted"
+        told = (
+            f"adversarial matrix: {noticed + trusted} cells, {trusted} of them trusted to a semi-honest party"
         )
+        terminalreporter.write_line(told)

@@ -378,7 +378,7 @@ class Office:
         return heard
 
     def _heard_at(self, step: int) -> int:
-        """When a greeting is waited for: the first of a run before all else of it, the second before online."""
+        """When a greeting is waited for: the first of a run before all else, the second before online."""
         run = self._said + 1
         if step < GREETINGS:
             return when(run, Phase.SETUP, taken=step) if run else step
