@@ -265,7 +265,7 @@ def tenseal(what: str, *arguments: str, title: str) -> Found:
         return row | {"reason": f"not done after {TENSEAL_TIMEOUT_S:.0f} s"}
     if ran.returncode:
         return row | {"reason": (ran.stderr.strip() or "no message").splitlines()[-1][:300]}
-    found = json.loads(ran.stdout.splitlines()[-1])
+    found: Found = json.loads(ran.stdout.splitlines()[-1])
     return row | found | {"seconds": spread([found["seconds"]])}
 
 

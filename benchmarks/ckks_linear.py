@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -80,16 +81,16 @@ def main() -> None:
         (y,) = linear.product(ckks, [cipher], prepared)
         error = np.abs(oracle.decrypt(y).real - np.tile(matrix @ x, slots // m)).max()
         spent = time.process_time()
-        whole = clock(lambda p=prepared: linear.product(ckks, [cipher], p), args.repeat)
+        whole = clock(partial(linear.product, ckks, [cipher], prepared), args.repeat)
         spent = 1e3 * (time.process_time() - spent) / (args.repeat + 1)
         table = linear.baby_table(ckks, [cipher], prepared)
         wide = linear.giant_sum(ckks, table, prepared.outputs[0], prepared)
         stages = {
-            "babies": clock(lambda p=prepared: linear.baby_table(ckks, [cipher], p), args.repeat),
+            "babies": clock(partial(linear.baby_table, ckks, [cipher], prepared), args.repeat),
             "giants": clock(
-                lambda p=prepared, t=table: linear.giant_sum(ckks, t, p.outputs[0], p), args.repeat
+                partial(linear.giant_sum, ckks, table, prepared.outputs[0], prepared), args.repeat
             ),
-            "folds": clock(lambda w=wide: ckks.fold(w, folds), args.repeat),
+            "folds": clock(partial(ckks.fold, wide, folds), args.repeat),
         }
         print(
             f"{baby} babies, {m // baby} giants, {len(folds)} folds: {whole:.1f} ms, {spent:.1f} of CPU ("

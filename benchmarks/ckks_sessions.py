@@ -86,21 +86,21 @@ def session(case: Case, runs: list[Rows], deadline: float = 120.0) -> list[dict[
     cast = local._plan_cast(
         case.model, {p: dict.fromkeys(ks) for p, ks in own.items()}, "patient", "startup", (), None, deadline
     )
-    cast = local._with_holders(cast, None, None)
+    cast = local._with_holders(cast, None, None, mf.NONLINEAR[0])
     heard: Queue[tuple[str, dict[str, Any] | None]] = Queue()
     workers: dict[str, local._Worker] = {}
     found: list[dict[str, dict[str, Any]]] = [{} for _ in runs]
     graceful = 0.0
     try:
         for name in cast.names:
-            workers[name] = local._Worker(name, heard)
+            workers[name] = local._Worker(name, heard, None)
         greetings = local._collect(heard, set(cast.names), "certificate", None)
         parties = [
             mf.Party(n, "127.0.0.1", greetings[n]["port"], greetings[n]["certificate"]) for n in cast.names
         ]
         manifest = cast.manifest("ckks", case.model, parties)
         for name, one in workers.items():
-            packed = [pipes.pack_arrays({k: r[k] for k in own.get(name, ())}) for r in runs]
+            packed = [pipes.pack_inputs({k: r[k] for k in own.get(name, ())}) for r in runs]
             model = pipes.pack_model(case.model) if name == cast.model_owner else None
             one.tell({"manifest": manifest.raw, "model": model, "runs": packed})
         for this in found:
@@ -147,6 +147,8 @@ def decisions(outputs: workloads.Array) -> workloads.Array:
 
 # -- the model owner alone ----------------------------------------------------------------------------
 
+STEPS = ("_linear", "_activate", "_product", "_request", "_open")  # of an evaluation, timed one by one
+
 
 class Alone:
     """A model owner's evaluation, with keys and refreshes of a secret that only this benchmark knows."""
@@ -163,7 +165,7 @@ class Alone:
         self.evaluation.prepare()
         self.prepare_seconds = time.perf_counter() - at
         self.spent: dict[str, float] = {}
-        for kind in ("_linear", "_activate", "_product", "_request", "_open"):
+        for kind in STEPS:
             self._watch(kind)
         row = case.some(slice(case.single, case.single + 1))
         self.expected = case.clear(row)[0]
@@ -218,7 +220,7 @@ class Alone:
 class _Timed(Evaluation):
     """The same evaluation with watched steps."""
 
-    __slots__ = ("_activate", "_linear", "_open", "_product", "_request")
+    __slots__ = STEPS
 
     def __init__(self, inner: Evaluation, timed: Mapping[str, Any]) -> None:
         for name in Evaluation.__slots__:

@@ -295,7 +295,9 @@ class Running:
             host, port = address.rsplit(":", 1)
             parties.append(mf.Party(name, host, int(port), hello[name]["hello"]["certificate"]))
         shape = self.network.shape  # the session file says what its parties know of their lines
-        assumed = {} if shape is None else {"round_trip_ms": shape.rtt_ms, "mbit_per_s": float(shape.mbit)}
+        assumed: dict[str, Any] = (
+            {} if shape is None else {"round_trip_ms": shape.rtt_ms, "mbit_per_s": float(shape.mbit)}
+        )
         manifest = mf.Manifest(
             session=secrets.token_hex(16),
             backend="mpc",

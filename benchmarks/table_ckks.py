@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 Results = dict[str, Any]
@@ -209,7 +210,7 @@ def _costs(rows: list[Results]) -> list[str]:
     ]
 
 
-WRITERS = {
+WRITERS: dict[str, Callable[[Any], list[str]]] = {
     "product": _product,
     "keys": _keys,
     "demo": _demo,

@@ -22,7 +22,7 @@ from privinfer.graph.load import from_onnx
 from privinfer.runtime.local import run_local
 
 OWNERS = {"hospital": "xray", "dna_company": "dna", "laboratory": "blood"}
-MODELS = {"mpc": "risk.onnx", "ckks": "risk-polynomial.onnx"}
+MODELS = {"mpc": "risk.onnx", "ckks": "risk-polynomial.onnx", "exact": "risk.onnx"}
 SHOWN = 8
 BETWEEN = {"evaluators": "between the evaluators", "refreshes": "for refreshes"}
 SYNTHETIC = (
@@ -40,8 +40,8 @@ def run(patient: int, batch: int, examples: Path | None, backend: str = "mpc") -
         Rows of the test cohort.
     examples : Path or None
         Folder with `cohort.py` and the models; that of the source tree by default.
-    backend : {"mpc", "ckks"}
-        "ckks" runs the model whose activations are polynomials.
+    backend : {"mpc", "ckks", "exact"}
+        "ckks" runs the model whose activations are polynomials, "exact" ckks' exact mode.
 
     Returns
     -------
@@ -90,8 +90,9 @@ def run(patient: int, batch: int, examples: Path | None, backend: str = "mpc") -
         result = run_local(
             model,
             {owner: {name: inputs[name]} for owner, name in OWNERS.items()},
-            backend=backend,
-            evaluators=("startup", "hospital") if backend == "mpc" else None,
+            backend="ckks" if backend == "exact" else backend,
+            nonlinear="exact" if backend == "exact" else "polynomial",
+            evaluators=None if backend == "ckks" else ("startup", "hospital"),
             with_reference=True,
             progress=watch,
         )

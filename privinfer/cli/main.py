@@ -180,7 +180,7 @@ def deal(
 def demo(
     patient: Annotated[int, typer.Option(min=0, help="Which synthetic test patient.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="How many patients from there on.")] = 1,
-    backend: Annotated[str, typer.Option(help="mpc or ckks.")] = "mpc",
+    backend: Annotated[str, typer.Option(help="mpc, ckks or exact (ckks, with exact ReLUs).")] = "mpc",
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     examples: Annotated[
         Path | None, typer.Option(help="Folder `examples/cohort` of the source tree.")

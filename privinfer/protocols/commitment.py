@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import secrets
 from typing import Final
 
 import numpy as np
@@ -44,7 +43,7 @@ class Opening(Secret):
     @classmethod
     def fresh(cls, digest: bytes) -> Opening:
         """A new salt, bound to the digest of the value as :meth:`Seed.fresh` binds seeds."""
-        return cls(derive(secrets.token_bytes(SEED_BYTES), "salt", digest, size=SEED_BYTES))
+        return cls(Seed.fresh(digest, b"salt").expose())
 
     def expose(self) -> bytes:
         """The salt, for the committer's own disk or an auditor."""

@@ -184,6 +184,7 @@ def check_part(manifest: Manifest, name: str, identity: Identity, model: ir.Mode
             f"backend {manifest.backend!r} cannot run between parties", hint=f"known: {', '.join(BACKENDS)}"
         )
     BACKENDS[manifest.backend]().cast(manifest)  # may refuse, and better now than when all are connected
+    manifest.terms.check_time()
     if (name == manifest.model_owner) != (model is not None):
         raise ConfigError(
             "the model owner has to bring the model, and nobody else", hint=f"that is {manifest.model_owner}"

@@ -30,9 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import cbor2
-
 from privinfer.errors import ConfigError, IntegrityError, ProtocolViolation
+from privinfer.session import canonical
 from privinfer.session.identity import Identity, PublicIdentity
 
 Value = int | float | str | bytes | list["Value"]
@@ -48,7 +47,6 @@ _PREFIX = struct.Struct("<8sHHIQ")
 _SIGNED = b"privinfer file at rest v1\x00"
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # as on memory sticks
 _AGAIN: Final = "copy it again from where it was written"
-_FLOATS = {25: ">e", 26: ">f", 27: ">d"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,7 @@ class Sealed:
 
 def encode_prefix(kind: int, header: dict[str, Value], body: int) -> bytes:
     """Everything that stands before a body of `body` bytes."""
-    encoded = cbor2.dumps(header, canonical=True)
+    encoded = canonical.dumps(header)
     if len(encoded) > MAX_HEADER or body > MAX_BODY:
         raise ConfigError(f"a {KINDS[kind]} of {len(encoded)} and {body} bytes is too large")
     return _PREFIX.pack(MAGIC, VERSION, kind, len(encoded), body) + encoded
@@ -256,54 +254,19 @@ def _exists(file: Path) -> ConfigError:
 
 
 def _decode(data: bytes, name: str) -> dict[str, Value]:
-    """A canonical CBOR map of text to plain values; no tags, so nothing is built at a stranger's wish."""
+    """A canonical map of text to plain values and lists of them."""
     try:
-        kind, count, at = _head(data, 0)
-        if kind != 5:
-            raise ValueError
-        found: dict[str, Value] = {}
-        for _ in range(count):
-            key, at = _item(data, at)
-            if not isinstance(key, str):
-                raise ValueError
-            found[key], at = _item(data, at)
-        # one encoding of each header: nothing repeated, nothing behind it
-        if at != len(data) or cbor2.dumps(found, canonical=True) != data:
-            raise ValueError
-    except (ValueError, IndexError, struct.error, OverflowError):
-        raise IntegrityError(f"the header of {name} is damaged") from None
+        found = canonical.loads(data, name, most=MAX_HEADER)
+    except ProtocolViolation:
+        found = None
+    if not isinstance(found, dict) or not all(_is_plain(v) for v in found.values()):
+        raise IntegrityError(f"the header of {name} is damaged")
     return found
 
 
-def _head(data: bytes, at: int) -> tuple[int, int, int]:
-    kind, low = data[at] >> 5, data[at] & 31
-    at += 1
-    if kind == 7:
-        return kind, low, at
-    if low < 24:
-        return kind, low, at
-    size = {24: 1, 25: 2, 26: 4, 27: 8}.get(low)
-    if size is None or at + size > len(data):
-        raise ValueError
-    return kind, int.from_bytes(data[at : at + size]), at + size
-
-
-def _item(data: bytes, at: int, nested: bool = False) -> tuple[Value, int]:
-    kind, value, at = _head(data, at)
-    if kind == 0:
-        return value, at
-    if kind in (2, 3):
-        if value > len(data) - at:
-            raise ValueError
-        piece = data[at : at + value]
-        return (piece if kind == 2 else piece.decode("utf-8")), at + value
-    if kind == 4 and not nested and value <= len(data) - at:
-        items: list[Value] = []
-        for _ in range(value):
-            item, at = _item(data, at, nested=True)
-            items.append(item)
-        return items, at
-    if kind == 7 and value in _FLOATS:
-        form = _FLOATS[value]
-        return float(struct.unpack_from(form, data, at)[0]), at + struct.calcsize(form)
-    raise ValueError
+def _is_plain(value: object, nested: bool = False) -> bool:
+    if isinstance(value, list):
+        return not nested and all(_is_plain(item, nested=True) for item in value)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and value >= 0
+    return isinstance(value, float | str | bytes)

@@ -556,8 +556,11 @@ def test_demo_with_other_code_in_the_folder(refused, empty):
 
 
 @pytest.mark.slow
-def test_demo_report(privinfer, empty):
-    code, out, err = privinfer("demo", "--patient", "3", "--batch", "2", "--report", "out.json")
+@pytest.mark.parametrize("backend", ["mpc", "exact"])
+def test_demo_report(privinfer, empty, backend):
+    code, out, err = privinfer(
+        "demo", "--patient", "3", "--batch", "2", "--report", "out.json", "--backend", backend
+    )
     assert (code, err) == (0, "")
     assert "The patients are synthetic" in out
     report = json.loads((empty / "out.json").read_text())
@@ -566,6 +569,7 @@ def test_demo_report(privinfer, empty):
     assert report["same_decision_as_oracle"] == [2, 2]
     assert report["largest_absolute_error"] <= report["precision"]["declared_error_bound"] < 5e-3
     assert set(report["parties"]) == set(NAMES)
+    assert report["backend"] == ("mpc" if backend == "mpc" else "ckks")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from privinfer.errors import IntegrityError
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir
 from privinfer.graph.ranges import declare
+from privinfer.protocols.commitment import Opening
 from privinfer.protocols.mpc import comparison, dealing, inputs, linear, opening, table, wires
 from privinfer.protocols.mpc.gate import Gate
 from privinfer.protocols.mpc.wires import (
@@ -288,6 +289,7 @@ def secrets_of_all_kinds() -> dict[type, Any]:
         MaskPair(values, values, 64),
         FreshMask(stream(), "a", (1, 2), 64),
         seed,
+        Opening(str(DIGITS).encode() * 2),
         stream(),
         linear.Weights(values, values),
         linear.Operand(values, values, values),

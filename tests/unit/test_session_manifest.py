@@ -492,10 +492,10 @@ def test_hostile_files(tmp_path):
 
 def test_hostile_files_cost_little():
     line = b"[" + b".".join([b"a"] * 2000) + b"]\n"
-    start = time.monotonic()
+    start = time.thread_time()
     with pytest.raises(ConfigError):
         Manifest.loads(b"".join(line.replace(b"a]", b"b%d]" % i) for i in range(255)))
-    assert time.monotonic() - start < 5
+    assert time.thread_time() - start < 5
 
 
 def test_too_many_parties():

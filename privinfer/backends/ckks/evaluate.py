@@ -268,14 +268,17 @@ class Evaluation:
         match step:
             case Linear():
                 for parts in zip(*(values[k] for k in step.inputs), strict=True):
-                    given = [self.rotating.drop(x, step.level) for part in parts for x in part]
-                    yield linear.product(self.rotating, given, self.prepared[step.name])
+                    yield self._linear(step, [x for part in parts for x in part])
             case Activate():
                 for row in values[step.argument]:
                     yield [self._activate(step, x) for x in row]
             case Product():
                 for pair in zip(values[step.first], values[step.second], strict=True):
                     yield [self._product(step, a, b) for a, b in zip(*pair, strict=True)]
+
+    def _linear(self, step: Linear, given: Sequence[Ciphertext]) -> list[Ciphertext]:
+        low = [self.rotating.drop(x, step.level) for x in given]
+        return linear.product(self.rotating, low, self.prepared[step.name])
 
     def _activate(self, step: Activate, x: Ciphertext) -> Ciphertext:
         low = self.arithmetic.drop(x, step.level)
