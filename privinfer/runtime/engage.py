@@ -96,5 +96,7 @@ class Engaged:
     def settle(self) -> None:
         """Wait, once, until all others have shown that they heard the same."""
         if not self._settled:
-            self._alike.settle()
+            for peer, more in self._alike.settle().items():
+                if more:
+                    raise ProtocolViolation("said more than was due", culprit=peer)
             self._settled = True

@@ -30,6 +30,7 @@ GREETINGS = 8  # steps of the greeting; after them two for each run
 MAX_WORD = 16  # bytes that a DONE may carry, beside what is signed for the receipt
 _CLIENTS = ("owner:", "receiver:")
 NOBODY = 0xFFFF
+_LAST = (1 << 28) - 1
 # Place in the list of the party waited for, or NOBODY; frames handled so far; when() of the wait.
 _ALIVE = struct.Struct("<HQQ")
 
@@ -41,7 +42,7 @@ def when(run: int, phase: int, client: bool = False, taken: int = 0) -> int:
     waits for, where steps have an order. Clients (owners, receivers)
     are served when all others are ready, so their waits come last in a phase.
     """
-    return (run & 0x7FFFFFFF) + 1 << 31 | phase << 29 | client << 28 | min(taken, (1 << 28) - 1)
+    return (run & 0x7FFFFFFF) + 1 << 31 | phase << 29 | client << 28 | min(taken, _LAST)
 
 
 def _noted(frame: Frame) -> bool:
@@ -388,7 +389,7 @@ class Office:
 
     def hear(self, step: int, senders: set[str]) -> dict[str, bytes]:
         """Wait for one HELLO of this step from each of the senders."""
-        at = step if self._said < 0 else when(self._said + 1, Phase.SETUP, taken=step)
+        at = self._heard_at(step)
         heard: dict[str, bytes] = {}
 
         def complete() -> bool:
@@ -400,6 +401,17 @@ class Office:
 
         self._until(complete, lambda: next(iter(sorted(senders - self.missing - heard.keys())), None), at)
         return heard
+
+    def _heard_at(self, step: int) -> int:
+        """When a greeting is waited for: the first of a run before all else, the second before online."""
+        run = self._said + 1
+        if step < GREETINGS:
+            return when(run, Phase.SETUP, taken=step) if run else step
+        if (step - GREETINGS) % 2:
+            return when(run, Phase.OFFLINE, True, _LAST)
+        if run:
+            return when(run - 1, Phase.CONTROL, True, _LAST)
+        return when(0, Phase.SETUP, True, _LAST)  # what is set up at the join comes before the first run
 
     def barrier(self, run: int, word: bytes = b"") -> dict[str, bytes]:
         """Tell all others that this party's run went well, and wait until all say so: with which words."""

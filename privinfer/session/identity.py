@@ -14,7 +14,7 @@ import stat
 from typing import NoReturn, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -84,7 +84,7 @@ class PublicIdentity:
         self.name = _name_of(certificate)
         try:
             certificate.verify_directly_issued_by(certificate)
-        except (InvalidSignature, ValueError, TypeError) as exc:
+        except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError) as exc:
             raise ConfigError("certificate is not signed by its own key", culprit=self.name) from exc
         self.der: bytes = certificate.public_bytes(serialization.Encoding.DER)
         #: The certificate in PEM, in the one form the library writes.

@@ -35,6 +35,7 @@ async def play(folder: Path, count: int, seed: int, seconds: float) -> dict:
         "sessions": len(sessions),
         "faults": dict(happened),
         "answered": sum(str(s["ended"].get("patient", "")).startswith("done") for s in sessions),
+        "kinds": dict(collections.Counter(s["kind"] for s in sessions)),
         "parties_ended": dict(chaos.ended),
         "audited": reused,
         "findings": chaos.findings,

@@ -16,13 +16,14 @@ from typing import Any
 import privinfer
 from privinfer.backends.base import Phase
 from privinfer.runtime.attend import attend
+from privinfer.runtime.ledger import ReleaseLedger
 from privinfer.runtime.party import Party
 from privinfer.runtime.store import Store
 from privinfer.transport.mesh import listen
-from tests.adversarial import stage
+from tests.chaos import casts
 
-MODEL = stage.model()  # once, in the server
-KEEPERS = {stage.E1, stage.E2, *stage.INPUTS.values()}  # who keeps something of what is dealt ahead
+for cast in casts.CASTS.values():
+    cast.model()  # once, in the server
 
 
 def take_part(plan: dict[str, Any]) -> None:
@@ -31,7 +32,8 @@ def take_part(plan: dict[str, Any]) -> None:
     Parameters
     ----------
     plan : dict
-        name, folder (keys, session file, stores, audit), out, temporary, port, kind, rows, file_limit.
+        name, number, folder (keys, session file, stores), audit, out, temporary, port, kind, rows and
+        file_limit.
     """
     name, folder = plan["name"], Path(plan["folder"])
     errors = os.open(plan["out"] + ".err", os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
@@ -39,13 +41,14 @@ def take_part(plan: dict[str, Any]) -> None:
     os.close(errors)
     os.makedirs(plan["temporary"])
     tempfile.tempdir = plan["temporary"]
-    audit = os.open(folder / "audit", os.O_WRONLY)
+    audit = os.open(plan["audit"], os.O_WRONLY)
     _watch(name, audit, plan["number"])
     if plan["file_limit"] is not None:  # the audit is a pipe, which it does not concern
         resource.setrlimit(resource.RLIMIT_FSIZE, (plan["file_limit"], resource.RLIM_INFINITY))
     open_before = set(os.listdir("/proc/self/fd"))
     try:
-        told = _run(plan, name, folder)
+        with casts.of(plan["kind"])[1].around():
+            told = _run(plan, name, folder)
     finally:  # what is said of it must not be lost
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     gc.collect()
@@ -58,9 +61,10 @@ def take_part(plan: dict[str, Any]) -> None:
 
 def _run(plan: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = {"error": None, "outputs": None, "lost": [], "dealt": None}
-    store = folder / "stores" / name if plan["kind"] != "live" and name in KEEPERS else None
-    options: dict[str, Any] = {"model": MODEL if name == stage.E1 else None, "store": store}
-    own = stage.rows(plan["rows"], seed=plan["number"]).get(name, {})
+    cast = casts.of(plan["kind"])[1]
+    store = folder / "stores" / name if plan["kind"] != "live" and name in cast.keepers else None
+    options: dict[str, Any] = {"model": cast.model() if name == cast.model_owner else None, "store": store}
+    own = cast.rows(plan["rows"], plan["number"]).get(name, {})
     try:
         session = privinfer.Session.load(folder / "session.toml")
         key = folder / f"{name}.key"
@@ -110,5 +114,11 @@ def _watch(name: str, audit: int, number: int) -> None:
         agreed[0] = self.agreement.digest.hex()
         resume(self)
 
-    resume = Party._resume
+    def released(self: ReleaseLedger, entries: Any) -> None:
+        record(self, entries)
+        for entry in entries:
+            note("share", entry.digest.hex(), entry.session.hex(), entry.step.replace(" ", "_"))
+
+    resume, record = Party._resume, ReleaseLedger.record
+    ReleaseLedger.record = released  # type: ignore[method-assign]
     Store.take, Party._drive, Party._resume = watched, begun, resumed  # type: ignore[method-assign]

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from privinfer.errors import BY_CODE
-from privinfer.graph import reference
 from privinfer.session import Identity
 from privinfer.session.manifest import Party as Entry
-from tests.adversarial import stage
+from tests.chaos import casts
 from tests.chaos.lines import Line
 from tests.chaos.schedule import ATTEMPTS, CONNECT, DEADLINE, Fault, Plan
 from tests.multiparty.troupe import free_ports, listening
@@ -32,7 +31,7 @@ SERVER = multiprocessing.get_context("forkserver")
 
 
 class Chaos:
-    """Six parties' keys and session file in a folder, and sessions between them, one after another.
+    """Keys and session files of the casts in a folder, and sessions between them, one after another.
 
     Attributes
     ----------
@@ -45,16 +44,20 @@ class Chaos:
         self.findings: list[str] = []
         self.ended: collections.Counter[str] = collections.Counter()
         self.notes: list[list[str]] = []
-        ports = free_ports(2 * len(stage.NAMES))
-        self._called = dict(zip(stage.NAMES, ports, strict=False))
-        self._behind = dict(zip(stage.NAMES, ports[len(stage.NAMES) :], strict=True))
-        parties = []
-        for name in stage.NAMES:
-            one = Identity.generate(name, days=2)
-            one.save(folder / f"{name}.key")
-            parties.append(Entry(name, "127.0.0.1", self._called[name], one.certificate_pem))
-        session = stage.manifest(DEADLINE, parties=tuple(parties), connect_timeout=CONNECT)
-        session.save(folder / "session.toml")
+        self._called: dict[str, dict[str, int]] = {}
+        self._behind: dict[str, dict[str, int]] = {}
+        for kind, cast in casts.CASTS.items():
+            names, ports = cast.names, free_ports(2 * len(cast.names))
+            self._called[kind] = dict(zip(names, ports, strict=False))
+            self._behind[kind] = dict(zip(names, ports[len(names) :], strict=True))
+            (folder / kind).mkdir()
+            parties = []
+            for name in names:
+                one = Identity.generate(name, days=2)
+                one.save(folder / kind / f"{name}.key")
+                parties.append(Entry(name, "127.0.0.1", self._called[kind][name], one.certificate_pem))
+            session = cast.manifest(DEADLINE, parties=tuple(parties), connect_timeout=CONNECT)
+            session.save(folder / kind / "session.toml")
         os.mkfifo(folder / "audit", 0o600)
         os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         SERVER.set_forkserver_preload(["tests.chaos.actor"])
@@ -70,11 +73,14 @@ class Chaos:
         before, found = _descriptors(), len(self.findings)
         place = self.folder / f"{plan.number:04}"
         place.mkdir()
+        kind, cast = casts.of(plan.kind)
         started = time.monotonic()
         async with contextlib.AsyncExitStack() as stack:
             lines = {
-                name: await stack.enter_async_context(Line(self._called[name], self._behind[name]))
-                for name in stage.NAMES
+                name: await stack.enter_async_context(
+                    Line(self._called[kind][name], self._behind[kind][name])
+                )
+                for name in cast.names
             }
             audit = os.open(self.folder / "audit", os.O_RDWR | os.O_NONBLOCK)
             stack.callback(os.close, audit)
@@ -90,6 +96,7 @@ class Chaos:
     async def _processes(
         self, plan: Plan, place: Path, lines: dict[str, Line], started: float, audit: int
     ) -> dict[str, tuple[int | None, Path]]:
+        kind, cast = casts.of(plan.kind)
         running: dict[str, tuple[BaseProcess, Path]] = {}
         every: list[BaseProcess] = []
 
@@ -99,10 +106,11 @@ class Chaos:
             task = {
                 "name": name,
                 "number": plan.number,
-                "folder": str(self.folder),
+                "folder": str(self.folder / kind),
+                "audit": str(self.folder / "audit"),
                 "out": str(out),
                 "temporary": f"{out}.tmp",
-                "port": self._behind[name],
+                "port": self._behind[kind][name],
                 "kind": plan.kind,
                 "rows": plan.rows,
                 "attempts": ATTEMPTS,
@@ -113,7 +121,7 @@ class Chaos:
             every.append(process)
             running[name] = process, out
 
-        for name in stage.NAMES:
+        for name in cast.names:
             start(name)
         faults = [
             asyncio.create_task(_happen(f, running, lines, start)) for f in plan.faults if f.what != "full"
@@ -152,34 +160,33 @@ class Chaos:
     def _judge(self, plan: Plan, ended: dict[str, tuple[int | None, Path]]) -> dict[str, list[Any] | str]:
         """How each party ended: with a right answer, a typed error, or killed by us."""
         how: dict[str, list[Any] | str] = {}
-        inputs = stage.flat(stage.rows(plan.rows, seed=plan.number))
-        wanted = reference.run(stage.model(), inputs)["risk"]
+        cast = casts.of(plan.kind)[1]
+        wanted = cast.wanted(plan.rows, plan.number)
         killed = {f.victim for f in plan.faults if f.what == "kill"}
         for name, (code, out) in ended.items():
+            complaint = Path(f"{out}.err")
+            complained = complaint.read_text()[-2000:] if complaint.exists() else ""
             if not out.exists():
                 if code == -signal.SIGKILL and name in killed:
                     how[name] = "killed"
                 else:
                     self.findings.append(
-                        f"session {plan.number}: {name} ended with {code} and without a word: "
-                        + Path(f"{out}.err").read_text()[-2000:]
+                        f"session {plan.number}: {name} ended with {code} and without a word: " + complained
                     )
                 continue
             said = json.loads(out.read_text())
             error, outputs = said["error"], said["outputs"]
             if said["left"]:
                 self.findings.append(f"session {plan.number}: {name} leaves {said['left']}")
-            if Path(f"{out}.err").stat().st_size:
-                self.findings.append(
-                    f"session {plan.number}: {name}: {Path(f'{out}.err').read_text()[-2000:]}"
-                )
+            if complained:
+                self.findings.append(f"session {plan.number}: {name}: {complained}")
             if error is None:
                 how[name] = f"done ({said['dealt']}, attempt {len(said['lost']) + 1})"
-                if (name == "patient") != (outputs is not None):
+                if (name == cast.receiver) != (outputs is not None):
                     self.findings.append(f"session {plan.number}: {name} has outputs that are not its own")
-                elif name == "patient":
-                    off = np.abs(np.array(outputs["risk"]) - wanted).max()
-                    if not off <= stage.model().architecture.precision.error_bound:
+                elif name == cast.receiver:
+                    off = np.abs(np.array(outputs[cast.output]) - wanted).max()
+                    if not off <= cast.bound():
                         self.findings.append(f"session {plan.number}: a wrong answer, off by {off:g}")
             else:
                 how[name] = error
@@ -194,7 +201,9 @@ class Chaos:
     def _left(self, plan: Plan, before: dict[str, str], place: Path) -> None:
         """No port, file or descriptor stays; what a killed process had open, nobody could close."""
         number = plan.number
-        if ports := listening([*self._called.values(), *self._behind.values()]):
+        if ports := listening(
+            [p for ports in (self._called, self._behind) for k in ports.values() for p in k.values()]
+        ):
             self.findings.append(f"session {number}: somebody listens on {sorted(ports)}")
         after = _descriptors()
         if extra := {k: v for k, v in after.items() if k not in before}:
@@ -216,7 +225,7 @@ class Chaos:
         began = collections.Counter((n[1], n[3], n[4]) for n in runs)
         self.findings += [f"run {k} went online {count} times" for k, count in began.items() if count > 1]
         for name in {n[1] for n in pieces}:
-            index = self.folder / "stores" / name / "store.sqlite"
+            index = self.folder / "mpc" / "stores" / name / "store.sqlite"
             with contextlib.closing(sqlite3.connect(index)) as db:
                 for _, generation, piece in (k for k in taken if k[0] == name):
                     row = db.execute(
@@ -225,7 +234,17 @@ class Chaos:
                     ).fetchone()
                     if row is None or row[0] != 1:
                         self.findings.append(f"{name}: piece {piece} was used and is not marked")
-        return {"pieces": len(pieces), "online": len(runs)}
+        shares = [note for note in self.notes if note[0] == "share"]
+        for what, key in (("ciphertext", 3), ("step", slice(4, 6))):
+            once = collections.Counter((n[1], str(n[key])) for n in shares)
+            self.findings += [f"shares of {what} {k}: {count}" for k, count in once.items() if count > 1]
+        for name in {n[1] for n in shares}:
+            index = self.folder / "ckks" / "stores" / name / "ledger" / "ledger.sqlite"
+            with contextlib.closing(sqlite3.connect(index)) as db:
+                there = {row[0] for row in db.execute("SELECT lower(hex(digest)) FROM release")}
+            if missing := {n[3] for n in shares if n[1] == name} - there:
+                self.findings.append(f"{name}: {len(missing)} shares left that its ledger does not have")
+        return {"pieces": len(pieces), "online": len(runs), "shares": len(shares)}
 
 
 def _child(task: dict[str, Any]) -> None:

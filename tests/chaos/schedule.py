@@ -6,11 +6,12 @@ import random
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests.adversarial import stage
+from tests.chaos import casts
 
 DEADLINE, CONNECT, ATTEMPTS = 1.5, 3.0, 2
-KINDS = ("live", "kept", "deal")  # masks dealt live; from the stores; a join that fills the stores first
-WEIGHTS = (5, 4, 2)
+# Masks dealt live; from the stores; a join that fills the stores first; threshold CKKS, three of five.
+KINDS = ("live", "kept", "deal", "ckks")
+WEIGHTS = (5, 4, 2, 3)
 SPAN_S = 1.6  # about as long as a session takes that nothing happens to
 
 
@@ -70,7 +71,8 @@ def _fault(draw: random.Random, kind: str) -> Fault:
     what = draw.choices(("kill", "stop", "reset", "delay", "full"), (5, 3, 3, 2, 2 if kind != "live" else 0))[
         0
     ]
-    victim = draw.choice(stage.NAMES)
+    names = casts.of(kind)[1].names
+    victim = draw.choice(names)
     match what:
         case "kill":
             return Fault(what, victim, at, lasts=draw.choice((0.0, 0.1, 0.1, 0.5)))
@@ -78,7 +80,7 @@ def _fault(draw: random.Random, kind: str) -> Fault:
             return Fault(what, victim, at, lasts=round(draw.choice((0.3, 1.0, 2.5)) * DEADLINE, 3))
         case "full":
             return Fault(what, victim, 0.0, size=draw.choice((0, 4096, 20_000, 100_000)))
-    listening = draw.choice(stage.NAMES[:-1])  # the last one dials all others
+    listening = draw.choice(names[:-1])  # the last one dials all others
     if what == "reset":
         return Fault(what, listening, at)
     return Fault(what, listening, at, lasts=draw.choice((0.5, 2.0)), size=draw.choice((0.02, 0.2, 1.0)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sqlite3
+import ssl
 import tempfile
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def made() -> dict[str, list[bytes]]:
         "seeds": [b"\0" + (1).to_bytes(4, "little") + bytes(32), b"\1" + bytes(96)],
         "holders": [bytes([k, 2 * limbs]) + bytes(8) for k in range(9) for limbs in range(1, 10)],
         "manifest": [m.raw, manifest_with_terms()],
-        "certificate": [stage.identity("hospital").certificate_pem.encode()],
+        "certificate": [stage.identity("hospital").certificate_pem.encode(), unknown_key()],
         "sealed": at_rest(),
         "sealed-header": [d[_PREFIX.size : _PREFIX.size + _PREFIX.unpack_from(d)[3]] for d in at_rest()],
         "protobuf": [
@@ -141,6 +142,12 @@ def zoo() -> bytes:
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return from_onnx(proto.SerializeToString(), {"x": (-1.0, 1.0)}).architecture.to_bytes()
+
+
+def unknown_key() -> bytes:
+    """A certificate whose key is of a kind that nobody knows: found by fuzzing."""
+    der = stage.identity("hospital").public.der.replace(b"\x06\x03\x2b\x65\x70", b"\x06\x03\x29\x65\x70")
+    return ssl.DER_cert_to_PEM_cert(der).encode()
 
 
 def manifest_with_terms() -> bytes:

@@ -20,6 +20,7 @@ def test_every_target_has_a_corpus():
         assert all(len(data) <= corpus.LARGEST for data in corpus.load(name))
 
 
+@pytest.mark.filterwarnings("ignore:loadtxt")
 @pytest.mark.parametrize("name", targets.TARGETS)
 def test_only_typed_errors(name):
     until = time.monotonic() + SECONDS
@@ -29,6 +30,7 @@ def test_only_typed_errors(name):
             break
 
 
+@pytest.mark.filterwarnings("ignore:loadtxt")
 @pytest.mark.parametrize("name", targets.TARGETS)
 def test_memory_stays_below_the_cap(name):
     examples = corpus.load(name)
@@ -44,6 +46,12 @@ def test_memory_stays_below_the_cap(name):
             assert peak - before <= targets.TARGETS[name].cap + 4 * len(data)
     finally:
         tracemalloc.stop()
+
+
+def test_what_a_stranger_wrote_is_shown_without_control_characters():
+    error = targets.PrivinferError("belongs to \x1b[2J\nme", hint="\x07", culprit=None)
+    assert error.message == str(error) == "belongs to ?[2J?me"
+    assert error.hint == "?"
 
 
 def test_a_parser_that_breaks_is_found(monkeypatch):
