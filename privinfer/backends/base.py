@@ -20,6 +20,7 @@ from privinfer.graph import ir
 from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.commitment import Opening
 from privinfer.protocols.randomness import Scope
+from privinfer.protocols.sealing import Keys
 
 if TYPE_CHECKING:  # the package below imports this module
     from privinfer.backends.ckks.moving import Moving
@@ -130,6 +131,7 @@ class Private:
     `openings` open this run's commitments to the inputs, `weights` the one to the model: masks derive from
     them.
     `release` writes to its ledger what decryption shares are about to leave, before they do.
+    `keys` are those that this run's results are sealed to.
     """
 
     sign: Callable[[bytes], bytes] = field(repr=False)
@@ -140,12 +142,14 @@ class Private:
     release: Record | None = field(default=None, repr=False)
     openings: dict[str, Opening] = field(default_factory=dict, repr=False)
     weights: Opening | None = field(default=None, repr=False)
+    keys: Keys = field(default_factory=Keys)
 
     def forget(self) -> None:
         """Let go of what belonged to one run."""
         self.inputs.clear()
         self.fragments.clear()
         self.openings.clear()
+        self.keys.forget()
 
 
 class Player(Protocol):

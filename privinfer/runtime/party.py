@@ -498,8 +498,11 @@ class Party:
             self._verify,
             b"run:" + session + run.to_bytes(8, "little"),
         )
-        alike.tell(engage.statement(engage.commit(self._private, split(inputs)[1], session, run)))
-        return Engaged(engage.read(m, alike.hear()), alike)
+        commitments = engage.commit(self._private, split(inputs)[1], session, run)
+        alike.tell(engage.statement(commitments, engage.make_key(self._private, m, self.name)))
+        engagement = engage.read(m, alike.hear())
+        self._private.keys.public.update(engagement.keys)
+        return Engaged(engagement, alike)
 
     def _chunk(self, tally: chunks.Tally, engaged: Engaged, *, ahead: bool) -> int:
         """One inference over the rows that come next; says how many are left."""

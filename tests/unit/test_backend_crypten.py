@@ -31,7 +31,7 @@ from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest, Party
 from tests.properties.test_programs import EVERY
 from tests.support.bounds import output_float_errors
-from tests.support.simulate import Message, RecordingPost
+from tests.support.simulate import Message, RecordingPost, exchange_keys
 from tests.support.strategies import architectures, random_model, rows
 
 I, N, O = ir.Input, ir.Node, ir.Output  # noqa: E741
@@ -81,6 +81,7 @@ class Session:
         for name, private in self.private.items():
             private.inputs.clear()
             private.inputs.update({k: v for k, v in x.items() if self.owners[k] == name})
+        exchange_keys(self.table, {r: self.private[n] for r, n in self.table.party.items()})
         found = self._drive({r: p.online() for r, p in self.players.items()}, Phase.ONLINE)
         assert not self.post.left_over()
         return {self.table.party[role]: outputs for role, outputs in found.items()}

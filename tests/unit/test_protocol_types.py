@@ -36,6 +36,7 @@ from privinfer.protocols.mpc.wires import (
     need,
 )
 from privinfer.protocols.randomness import Scope, Secret, Seed, Stream
+from privinfer.protocols.sealing import ReceiverKey
 from tests.support import gates
 from tests.support.gates import Bench, ring
 from tests.support.simulate import Simulation, seat
@@ -300,6 +301,7 @@ def secrets_of_all_kinds() -> dict[type, Any]:
         Standing(b"77777777", seed, seed),
         Bench().dealer,
         inputs.Received(step, "owner", Wide(values, 64), b"77777777", b"77777777"),
+        ReceiverKey.fresh(),
         *(RUNS[name]().gates[0] for name in RUNS),
     ]
     return {type(s): s for s in found}

@@ -36,6 +36,7 @@ from privinfer.protocols.mpc.table import TableGate
 from privinfer.protocols.mpc.truncate import ExactTruncateGate, LocalTruncateGate
 from privinfer.protocols.mpc.wires import Blinded, Masked, MaskShare, masked
 from privinfer.protocols.randomness import SEED_BYTES, U64, Scope, Secret, Seed, Stream
+from privinfer.protocols.sealing import Context
 
 
 @dataclass
@@ -307,8 +308,10 @@ class Evaluator(Idle):
         yield from self._rounds(prepared, wires)
         for step, op in self.program.reveals():
             wire, mask = wires[step.inputs[0]], prepared.masks[step.index]
-            to = roles.receiver(self.table.receivers[op.output])
-            yield Send(to, step.index, outputs.message(self.index, wire, mask))
+            party = self.table.receivers[op.output]
+            context = Context(self.table.session, prepared.scope, step.index, roles.EVALUATORS[self.index])
+            sealed = self.private.keys.seal(party, outputs.message(self.index, wire, mask), context)
+            yield Send(roles.receiver(party), step.index, sealed)
 
     def _rounds(self, prepared: Prepared, wires: dict[int, Masked]) -> Play:
         """Advance all gates that are ready together: in each round everybody sends, then everybody reads."""

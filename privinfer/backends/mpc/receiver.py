@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from privinfer.backends.base import Idle, Network, Outputs, Play, Receive, Table
+from privinfer.backends.base import Idle, Network, Outputs, Play, Private, Receive, Table
 from privinfer.backends.mpc import roles
-from privinfer.errors import ProtocolViolation
+from privinfer.errors import IntegrityError, ProtocolViolation
 from privinfer.graph import fixedpoint as fp
 from privinfer.protocols.mpc import inputs, outputs
 from privinfer.protocols.randomness import Scope
+from privinfer.protocols.sealing import Context
 
 
 class Receiver(Idle):
     """Takes the outputs of one party."""
 
-    def __init__(self, program: fp.Program, table: Table, party: str) -> None:
+    def __init__(self, program: fp.Program, table: Table, private: Private, party: str) -> None:
+        self.table, self.private = table, private
+        self.scope: Scope | None = None
         self.steps = [(s, r) for s, r in program.reveals() if table.receivers[r.output] == party]
         self.evaluators = " or ".join(table.party[e] for e in roles.EVALUATORS)
         self.later: int | None = None
@@ -22,6 +25,7 @@ class Receiver(Idle):
 
     def offline(self, scope: Scope) -> Play:
         """Wait until everything is dealt."""
+        self.scope = scope
         yield from self._ready(self.network)
 
     def _ready(self, network: Network) -> Play:
@@ -32,16 +36,21 @@ class Receiver(Idle):
 
     def resume(self, scope: Scope, kept: bytes | None) -> Play:
         """Wait until everything is taken from the stores."""
+        self.scope = scope
         yield from self._ready(roles.AHEAD)
 
     def online(self) -> Play:
         """Take both evaluators' halves of each output."""
-        batch = self.batch or 0
+        batch, (scope, self.scope) = self.batch or 0, (self.scope, None)
+        if scope is None:
+            raise IntegrityError("a receiver waits for a result of no inference")
         found: Outputs = {}
         for step, op in self.steps:
             halves = []
             for k, evaluator in enumerate(roles.EVALUATORS):
-                halves.append((yield Receive(evaluator, step.index, outputs.message_size(step, k, batch))))
+                sealed = yield Receive(evaluator, step.index, outputs.message_size(step, k, batch))
+                context = Context(self.table.session, scope, step.index, evaluator)
+                halves.append(self.private.keys.open(sealed, context, self.table.party[evaluator]))
             values = outputs.reveal(step, batch, halves[0], halves[1], self.evaluators)
             found[op.output] = fp.decode(values, step.type)
         return found
