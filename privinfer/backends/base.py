@@ -21,6 +21,7 @@ from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.commitment import Opening
 from privinfer.protocols.randomness import Scope
 from privinfer.protocols.sealing import Keys
+from privinfer.session.terms import Release
 
 if TYPE_CHECKING:  # the package below imports this module
     from privinfer.backends.ckks.moving import Moving
@@ -112,6 +113,8 @@ class Table:
         What is assumed of the lines.
     threshold : int
         How many key holders an answer takes; 0 where there are none.
+    release : Release
+        What of the results may leave.
     """
 
     party: Mapping[Role, str]
@@ -121,6 +124,7 @@ class Table:
     session: bytes
     network: Network = Network()
     threshold: int = 0
+    release: Release = Release()
 
 
 @dataclass(frozen=True, slots=True)

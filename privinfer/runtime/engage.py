@@ -1,4 +1,4 @@
-"""How a run begins: owners commit to what they bring, receivers say their keys, and everybody hears the same."""
+"""How a run begins: owners commit to inputs, receivers say their keys, and all hear the same."""
 
 from __future__ import annotations
 

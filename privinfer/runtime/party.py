@@ -286,7 +286,16 @@ class Party:
         self.agreement = joining.sign(self.architecture, report.precision(m, self.architecture))
         session = self.agreement.digest
         network = Network(m.comparison, m.round_trip_ms / 1e3, m.mbit_per_s * 1e6)
-        table = Table(self._cast, m.inputs, m.receivers, self.architecture, session, network, m.threshold)
+        table = Table(
+            self._cast,
+            m.inputs,
+            m.receivers,
+            self.architecture,
+            session,
+            network,
+            m.threshold,
+            m.terms.release,
+        )
         self._table = table
         release = self._open_ledger() if self.name in m.key_holders else None
         self._private = Private(

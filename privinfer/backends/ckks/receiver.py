@@ -1,6 +1,6 @@
 """A receiver: its keys are its own, and results reach it under them alone.
 
-A ciphertext is under its CKKS key, for nobody to open, and sealed to its key of the run, which binds it to it.
+A ciphertext is under its CKKS key, and sealed to its key of the run, which binds it to this run.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from privinfer.backends.base import Idle, Network, Outputs, Play, Private, Receive, Table
 from privinfer.backends.mpc import roles
 from privinfer.errors import IntegrityError, ProtocolViolation
@@ -53,4 +55,6 @@ class Receiver(Idle):
                 halves.append(self.private.keys.open(sealed, context, self.table.party[evaluator]))
             values = outputs.reveal(step, batch, halves[0], halves[1], self.evaluators)
             found[op.output] = fp.decode(values, step.type)
+            if (decimals := self.table.release.decimals) is not None:
+                found[op.output] = np.round(found[op.output], decimals)
         return found
