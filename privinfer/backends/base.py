@@ -19,6 +19,7 @@ from privinfer.errors import ProtocolViolation
 from privinfer.graph import ir
 from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.commitment import Opening
+from privinfer.protocols.privacy import Budget
 from privinfer.protocols.randomness import Scope
 from privinfer.protocols.sealing import Keys
 from privinfer.session.terms import Release
@@ -124,7 +125,7 @@ class Table:
     session: bytes
     network: Network = Network()
     threshold: int = 0
-    release: Release = Release()
+    release: Release = field(default_factory=Release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ class Private:
     them.
     `release` writes to its ledger what decryption shares are about to leave, before they do.
     `keys` are those that this run's results are sealed to.
+    `budget` grants answers where the terms limit them and this party is one that counts.
     """
 
     sign: Callable[[bytes], bytes] = field(repr=False)
@@ -147,6 +149,7 @@ class Private:
     openings: dict[str, Opening] = field(default_factory=dict, repr=False)
     weights: Opening | None = field(default=None, repr=False)
     keys: Keys = field(default_factory=Keys)
+    budget: Budget | None = field(default=None, repr=False)
 
     def forget(self) -> None:
         """Let go of what belonged to one run."""

@@ -47,6 +47,10 @@ CalibrationOption = Annotated[
     Path | None,
     typer.Option(help="The model owner's own rows, .npz with an array an input, to trust their ranges."),
 ]
+LedgerOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder in which this party counts answers, where the session limits them."),
+]
 StoreOption = Annotated[Path | None, typer.Option(help="Folder for what is dealt ahead.")]
 
 
@@ -109,6 +113,7 @@ def party(
     comparison_bits: BitsOption = None,
     calibration: CalibrationOption = None,
     store: StoreOption = None,
+    ledger: LedgerOption = None,
 ) -> None:
     """Take part in one inference as one party; the others run the same command elsewhere."""
     sealed = Session.load(session)
@@ -128,7 +133,7 @@ def party(
     key = Identity.load(identity or Path(f"{name}.key"))
     check_fragments_at_home(sealed, key, own, fragment_key)
     announce(sealed, name)
-    with sealed.join(name, key, model=loaded, progress=teller(name), store=store) as member:
+    with sealed.join(name, key, model=loaded, progress=teller(name), store=store, ledger=ledger) as member:
         result = member.run(own)
         if report is not None:
             write_json(report, member.report)
@@ -152,6 +157,7 @@ def deal(
     model: Annotated[Path | None, typer.Option(help="ONNX file, for the model owner.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows of each; the same at all parties.")] = 1,
     store: StoreOption = None,
+    ledger: LedgerOption = None,
     budget: Annotated[str, typer.Option(help="Disk this store may take: 500M, 4G.")] = "4G",
     ranges: RangeOption = None,
     comparison_bits: BitsOption = None,
@@ -166,7 +172,7 @@ def deal(
     key = identity or Path(f"{name}.key")
     announce(sealed, name)
     kept = Store(store, sealed.manifest.digest(), name, read_size(budget)) if store is not None else None
-    with sealed.join(name, key, model=loaded, progress=teller(name), store=kept) as member:
+    with sealed.join(name, key, model=loaded, progress=teller(name), store=kept, ledger=ledger) as member:
         member.deal(count, batch)
     typer.echo(f"{name}: dealt for {count} inferences of {batch} rows", err=True)
 

@@ -165,7 +165,7 @@ class Emitter:
         return self.change(value, Truncate(shift, self.exact and shift > 0), Type(t.shape, self.n, keep))
 
     def coarse(self, value: int, grid: int | None) -> int:
-        """`value` as it may be shown: narrow, with at most f fractional bits, or exactly rounded to `grid`."""
+        """`value` as it is shown: narrow, with at most f fractional bits, or exactly rounded to `grid`."""
         t = self.type(value)
         if grid is None or t.frac <= grid:
             return self.narrow(value, self.f)

@@ -8,10 +8,11 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, Queue
 from typing import Any
 
@@ -20,14 +21,16 @@ import numpy as np
 from privinfer import insecure as unsafe
 from privinfer.backends import ckks, crypten, plain
 from privinfer.backends.base import Phase, Progress, Role
+from privinfer.backends.mpc import Mpc
 from privinfer.errors import ConfigError, InputError, PrivinferError, TransportError
 from privinfer.graph import ir, reference
 from privinfer.graph.ranges import check_inputs
-from privinfer.runtime import pipes, report
+from privinfer.runtime import limits, pipes, report
 from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.party import BACKENDS, Party, Result
 from privinfer.session import manifest as mf
 from privinfer.session.identity import Identity
+from privinfer.session.terms import Release, Terms
 from privinfer.transport.memory import MemoryHub
 
 SPARE_GRACE = 2.0  # seconds
@@ -51,6 +54,7 @@ class _Cast:
     key_holders: tuple[str, ...] = ()
     threshold: int = 0
     nonlinear: str = mf.NONLINEAR[0]
+    terms: Terms = field(default_factory=Terms)
 
     def manifest(self, backend: str, model: ir.Model, parties: list[mf.Party]) -> mf.Manifest:
         return mf.Manifest(
@@ -69,6 +73,7 @@ class _Cast:
             key_holders=self.key_holders,
             threshold=self.threshold,
             nonlinear=self.nonlinear,
+            terms=self.terms,
         )
 
 
@@ -87,6 +92,7 @@ def run_local(
     nonlinear: str = mf.NONLINEAR[0],
     processes: bool = True,
     with_reference: bool = False,
+    release: Mapping[str, Any] | None = None,
     insecure: tuple[str, ...] = (),
     deadline: float = 60.0,
     progress: LocalWatcher | None = None,
@@ -123,6 +129,9 @@ def run_local(
         over memory (False), which is quicker for tests and notebooks.
     with_reference : bool
         Run the model in the clear too and put the largest absolute difference into the report.
+    release : mapping, optional
+        What of the results may leave, as under ``[terms.release]`` in a session file (docs/release.md).
+        Budgets and rates are counted for this call alone.
     insecure : tuple of str
         Names from :mod:`privinfer.insecure`.
     deadline : float
@@ -153,7 +162,11 @@ def run_local(
         check_fragments(backend, fragments, len(next(iter(checked.values()))) if checked else None)
         if with_reference:
             raise ConfigError("a fragment has no clear values to run the reference with")
+    terms = Terms(release=read_release(release or {}))
+    limits.refuse(backend, terms.release, backend == Mpc.name or nonlinear == ckks.EXACT)
     if backend == "plain":
+        if terms.release.limited:
+            raise ConfigError("backend plain counts no answers")
         unsafe.require(unsafe.PLAINTEXT, insecure)
         result = _run_plain(model, checked, insecure)
     elif backend in BACKENDS:
@@ -172,8 +185,12 @@ def run_local(
             cast = _plan_cast(model, rows, receiver, model_owner, evaluators, helper, deadline)
         for name in set(identities or ()) - set(cast.names):
             raise ConfigError(f"identities name {name}, who takes no part")
+        cast = dataclasses.replace(cast, terms=terms)
         run = _run_processes if processes else _run_threads
-        result = run(cast, backend, model, rows, progress, identities or {})
+        with tempfile.TemporaryDirectory(prefix="privinfer-ledger-") as ledgers:
+            result = run(cast, backend, model, rows, progress, identities or {}, ledgers)
+        if terms.release.limited:
+            result.report["release"]["counted"] = "for this call"
     else:
         known = ", ".join([*BACKENDS, "plain"])
         raise ConfigError(f"there is no backend {backend!r}", hint=f"known: {known}")
@@ -182,6 +199,17 @@ def run_local(
         worst = max(float(np.abs(clear[k] - v).max(initial=0)) for k, v in result.outputs.items())
         result.report["largest_absolute_error"] = worst
     return result
+
+
+def read_release(given: Mapping[str, Any]) -> Release:
+    """Terms of release from a mapping; ConfigError names what is not one."""
+    known = {f.name for f in dataclasses.fields(Release)}
+    for name in set(given) - known:
+        raise ConfigError(f"release has no {name!r}", hint=f"known: {', '.join(sorted(known))}")
+    try:
+        return Release(**given)
+    except TypeError:
+        raise ConfigError("release holds something that is no number") from None
 
 
 def _rows(model: ir.Model, inputs: Inputs) -> dict[str, dict[str, Any]]:
@@ -277,6 +305,8 @@ def _merge(reports: dict[str, dict[str, Any]], outputs: dict[str, Any], cast: _C
     merged["precision"] = reports[cast.model_owner]["precision"]
     merged["seconds"] = slower
     merged["parties"] = {name: {k: reports[name][k] for k in own} for name in cast.names if name in reports}
+    if "release" in (counted := reports[(cast.evaluators or (cast.model_owner,))[0]]):
+        merged["release"] = counted["release"]
     if lost := [name for name in cast.names if name not in reports]:
         merged["lost"] = lost
     return Result(outputs, merged)
@@ -292,6 +322,7 @@ def _run_threads(
     rows: Mapping[str, Any],
     progress: LocalWatcher | None,
     keys: Keys,
+    ledgers: str,
 ) -> Result:
     identities = {
         name: Identity.load(keys[name]) if name in keys else Identity.generate(name, days=2)
@@ -313,7 +344,13 @@ def _run_threads(
             own = model if name == manifest.model_owner else None
             watch = _for_party(progress, name)
             with Party(
-                manifest, name, identities[name], hub.endpoint(name), model=own, progress=watch
+                manifest,
+                name,
+                identities[name],
+                hub.endpoint(name),
+                model=own,
+                progress=watch,
+                ledger=os.path.join(ledgers, name),
             ) as party:
                 found[name] = party.run(rows.get(name, {}))
                 assert party.report is not None  # noqa: S101 - run() has set it
@@ -397,6 +434,7 @@ def _run_processes(
     rows: Mapping[str, Any],
     progress: LocalWatcher | None,
     keys: Keys,
+    ledgers: str,
 ) -> Result:
     heard: Queue[tuple[str, dict[str, Any] | None]] = Queue()
     workers: dict[str, _Worker] = {}
@@ -413,7 +451,8 @@ def _run_processes(
         for name, one in workers.items():
             own = pipes.pack_model(model) if name == cast.model_owner else None
             runs = [pipes.pack_inputs(rows.get(name, {}))]
-            one.tell({"manifest": manifest.raw, "model": own, "runs": runs})
+            ledger = os.path.join(ledgers, name)
+            one.tell({"manifest": manifest.raw, "model": own, "runs": runs, "ledger": ledger})
         spare = BACKENDS[backend]().spare(manifest)
         finished = _collect(heard, set(cast.names), "report", progress, spare)
         graceful = 2.0

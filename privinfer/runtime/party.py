@@ -34,7 +34,7 @@ from privinfer.plan.cost import declared_run
 from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.commitment import Opening, digest_of_weights
 from privinfer.protocols.randomness import Scope
-from privinfer.runtime import chunks, engage, report
+from privinfer.runtime import chunks, engage, limits, report
 from privinfer.runtime.agree import Joining
 from privinfer.runtime.ahead import (
     agreed,
@@ -112,6 +112,7 @@ class Session:
         listener: socket.socket | None = None,
         store: str | os.PathLike[str] | Store | None = None,
         opening: Opening | None = None,
+        ledger: str | os.PathLike[str] | None = None,
     ) -> Party:
         """Connect with all other parties as `name`; returns when everybody is there and agrees.
 
@@ -132,6 +133,9 @@ class Session:
             keep something brought theirs.
         opening : Opening, optional
             The model owner's, where the session names a commitment to the weights.
+        ledger : path, optional
+            Folder in which this party counts answers, where the terms limit them and it is an evaluator (or
+            the model owner, without evaluators); the same for every session. docs/release.md.
 
         Returns
         -------
@@ -152,6 +156,7 @@ class Session:
             store = Store(store, manifest.digest(), name)
         try:
             check_part(manifest, name, identity, model)
+            limits.check(manifest, name, ledger)
             endpoint = connect(
                 name,
                 identity.private_pem(),
@@ -166,7 +171,15 @@ class Session:
                 store.close()
             raise
         return Party(
-            manifest, name, identity, endpoint, model=model, progress=progress, store=store, opening=opening
+            manifest,
+            name,
+            identity,
+            endpoint,
+            model=model,
+            progress=progress,
+            store=store,
+            opening=opening,
+            ledger=ledger,
         )
 
 
@@ -234,6 +247,7 @@ class Party:
         progress: Watcher | None = None,
         store: Store | None = None,
         opening: Opening | None = None,
+        ledger: str | os.PathLike[str] | None = None,
     ) -> None:
         self.manifest, self.name = manifest, name
         self.report: dict[str, Any] | None = None
@@ -249,6 +263,7 @@ class Party:
         self._next = 0
         self._store = store
         self._opening = opening
+        self._keeper: limits.Keeper | None = None
         self._offer: Offer | None = None
         self._asked = 0
         self._dealt = self._live = self._bringing = False
@@ -256,6 +271,7 @@ class Party:
         self._seconds: dict[str, float] = {}
         try:
             with _Guard(self):
+                self._keeper = limits.Keeper.open(manifest, name, ledger)
                 self._setup()
         except BaseException:
             self.close()
@@ -297,9 +313,15 @@ class Party:
             m.terms.release,
         )
         self._table = table
+        limits.describe(m, table, None)  # noise that does not fit is refused by everybody
         release = self._open_ledger() if self.name in m.key_holders else None
         self._private = Private(
-            self._identity.sign, self._verify, self._model, release=release, weights=self._opening
+            self._identity.sign,
+            self._verify,
+            self._model,
+            release=release,
+            weights=self._opening,
+            budget=self._keeper,
         )
         self._players: dict[Role, Player] = {
             role: self._backend.player(role, table, self._private)
@@ -488,6 +510,8 @@ class Party:
             "seconds": {**self._seconds, "offline": tally.offline, "online": tally.online},
             "peak_rss_bytes": report.peak_rss(),
         }
+        if released := limits.describe(self.manifest, self._table, self._keeper):
+            self.report["release"] = released
         if notes := [note for player in self._players.values() for note in player.notes]:
             self.report["precision"]["notes"] = notes
         outputs = tally.outputs()
@@ -596,6 +620,8 @@ class Party:
         self._office.close()
         if self._store is not None:
             self._store.close()
+        if self._keeper is not None:
+            self._keeper.close()
         self._closing.close()
 
 

@@ -53,7 +53,7 @@ class Release:
 
     @property
     def grid(self) -> int | None:
-        """k of the coarsest grid 2**-k that decimals allow: no finer than 10**-decimals."""
+        """The k of the grid 2**-k that results are rounded to: the finest with 2**-k >= 10**-decimals."""
         return None if self.decimals is None else (10**self.decimals).bit_length() - 1
 
     @property

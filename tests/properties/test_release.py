@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privinfer.backends.base import Network
-from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir, reference
-from privinfer.graph.lower import compile_program
 from privinfer.graph.ranges import declare
 from privinfer.session.terms import Release
 from tests.properties.test_programs import EVERY, check_cost

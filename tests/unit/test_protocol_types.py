@@ -298,7 +298,7 @@ def secrets_of_all_kinds() -> dict[type, Any]:
         table.TableKeys(0, blocks, blocks, values, b"77777777"),
         inputs.InputSeeds((seed, seed), 77777777),
         inputs.MaskedInput(values.tobytes(), b"77777777"),
-        Standing(b"77777777", seed, seed),
+        Standing(b"77777777", seed, seed, seed),
         Bench().dealer,
         inputs.Received(step, "owner", Wide(values, 64), b"77777777", b"77777777"),
         ReceiverKey.fresh(),

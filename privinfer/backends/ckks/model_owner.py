@@ -19,6 +19,7 @@ from privinfer.backends.ckks.key_holder import as_bytes
 from privinfer.backends.ckks.plan import Opened, Refreshed
 from privinfer.backends.ckks.roles import Request, Setting
 from privinfer.errors import ConfigError, InputError, IntegrityError, ProtocolViolation, TransportError
+from privinfer.protocols import privacy
 from privinfer.protocols.ckks import encryption, galois, public_switch, refresh, relinearise
 from privinfer.protocols.ckks.crs import CRS
 from privinfer.protocols.ckks.keys import PublicKey
@@ -143,6 +144,9 @@ class ModelOwner(Idle):
         if self.evaluation is None:
             raise IntegrityError("an evaluation was started without keys")
         batch = self.batch = yield from self._agree_on_batch()
+        budget, answers = self.private.budget, privacy.charges(setting.table.receivers, batch, {})
+        if budget is not None:
+            budget.check(answers)
         self._count = 0
         work = self.evaluation.run_with_pauses((yield from self._inputs(batch)))
         number = self._asked = 0
@@ -164,6 +168,8 @@ class ModelOwner(Idle):
             results: dict[str, Rows] = done.value
         opened = [(o, c) for o in plan.outputs for row in results[o.name] for c in row]
         data = yield from self._open(number, [o for o, _ in opened], [c for _, c in opened])
+        if budget is not None:  # on disk before a result leaves
+            budget.spend(answers)
         last = Request(Request.DONE, 0, 0, batch).to_bytes()
         for k in self._alive:
             yield Send(roles.holder(k), roles.ASK + self._count, last)

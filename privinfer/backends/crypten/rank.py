@@ -14,6 +14,7 @@ from privinfer.backends.crypten.blocking import Channel
 from privinfer.backends.crypten.communicator import Communicator, Seal, Unseal
 from privinfer.errors import ConfigError, InputError
 from privinfer.graph import ir
+from privinfer.protocols import privacy
 from privinfer.protocols.randomness import Scope
 from privinfer.protocols.sealing import Context
 
@@ -106,6 +107,8 @@ class Rank(Idle):
             values[node.name] = apply(crypten, node, self._weights.get(node.name, {}), xs)
             channel.progress(k + 1, count, node.name)
         self.rounds = communicator.step - 1  # the first agreed on the batch
+        if self.private.budget is not None:  # on disk before a share of a result leaves
+            self.private.budget.spend(privacy.charges(self.table.receivers, batch, {}))
         found: Outputs = {}
         for output in architecture.outputs:
             party = self.table.receivers[output.name]

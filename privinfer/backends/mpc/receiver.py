@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from privinfer.backends.base import Idle, Network, Outputs, Play, Private, Receive, Table
 from privinfer.backends.mpc import roles
-from privinfer.errors import IntegrityError, ProtocolViolation
+from privinfer.errors import IntegrityError, PrecisionError, ProtocolViolation
 from privinfer.graph import fixedpoint as fp
 from privinfer.protocols.mpc import inputs, outputs
-from privinfer.protocols.randomness import Scope
+from privinfer.protocols.randomness import U64, Scope
 from privinfer.protocols.sealing import Context
 
 
@@ -41,6 +42,21 @@ class Receiver(Idle):
         self.scope = scope
         yield from self._ready(roles.AHEAD)
 
+    def _rounded(self, step: fp.Step, values: U64) -> npt.NDArray[np.float64]:
+        """Decimals of numbers that come on a grid already.
+
+        Raises
+        ------
+        PrecisionError
+            A number was rounded up to the end of its ring, where it has no sign any more.
+        """
+        release, found = self.table.release, fp.decode(values, step.type)
+        if release.decimals is None:
+            return found
+        if not release.noisy and (values == np.uint64(1 << (step.type.bits - 1))).any():
+            raise PrecisionError(f"output {step.node!r} lies at the end of its range")
+        return np.asarray(np.round(found, release.decimals))
+
     def online(self) -> Play:
         """Take both evaluators' halves of each output."""
         batch, (scope, self.scope) = self.batch or 0, (self.scope, None)
@@ -54,7 +70,5 @@ class Receiver(Idle):
                 context = Context(self.table.session, scope, step.index, evaluator)
                 halves.append(self.private.keys.open(sealed, context, self.table.party[evaluator]))
             values = outputs.reveal(step, batch, halves[0], halves[1], self.evaluators)
-            found[op.output] = fp.decode(values, step.type)
-            if (decimals := self.table.release.decimals) is not None:
-                found[op.output] = np.round(found[op.output], decimals)
+            found[op.output] = self._rounded(step, values)
         return found
