@@ -126,6 +126,7 @@ class Play:
     only: tuple = NAMES
     base: object = None
     stores: object = None  # makes a party's store, or None
+    ledgers: object = None  # says a party's folder, or None
 
     def __post_init__(self):
         self.base = self.base or manifest(self.deadline)
@@ -144,7 +145,8 @@ class Play:
         try:
             store = None if self.stores is None else self.stores(name)
             who = self.identities.get(name, identity(name))
-            with Party(m, name, who, end, model=own, progress=watch, store=store) as party:
+            ledger = None if self.ledgers is None else self.ledgers(name)
+            with Party(m, name, who, end, model=own, progress=watch, store=store, ledger=ledger) as party:
                 if self.act is not None:
                     self.act(name, party)
                 for k in range(self.runs):
