@@ -22,6 +22,7 @@ from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
 from privinfer.io.arrays import read_array, read_arrays
+from privinfer.runtime import limits
 from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.party import BACKENDS, Session, check_names
 from privinfer.runtime.store import Store
@@ -89,6 +90,7 @@ def seal(
         )
     if manifest.backend == insecure.CRYPTEN:
         insecure.require(insecure.CRYPTEN, manifest.insecure)
+    limits.refuse(manifest.backend, manifest.terms.release, limits.on_wires(manifest))
     check_names(manifest, loaded.architecture)
     manifest.save(out)
     typer.echo(f"{out}  sha256 {manifest.digest().hex()}")

@@ -10,6 +10,7 @@ from privinfer.errors import ConfigError, ConsentError, ProtocolViolation
 from privinfer.graph import reference
 from privinfer.protocols.sealing import Keys
 from privinfer.runtime import limits
+from privinfer.runtime.store import Store
 from privinfer.session.terms import Release, Terms
 from privinfer.transport import Kind
 from tests.adversarial import stage
@@ -108,6 +109,26 @@ def test_who_counts_needs_a_ledger():
             else:
                 limits.check(manifest, name, None)
     limits.check(stage.manifest(terms=Terms(release=Release(decimals=2))), stage.E1, None)
+
+
+def test_dealt_ahead_is_noised_and_counted_too(tmp_path):
+    base = stage.manifest(terms=Terms(release=NOISY))
+    keepers = set(stage.NAMES) - {"helper", "patient"}
+
+    def store(name):
+        return Store(tmp_path / "store" / name, base.digest(), name) if name in keepers else None
+
+    play(tmp_path, NOISY, stores=store, runs=0, act=lambda name, party: party.deal(2)).run()
+    outcomes = play(tmp_path, NOISY, stores=store).run()
+    assert {o.error for o in outcomes.values()} == {None}
+    report = outcomes["patient"].report
+    assert report["dealt"] == "ahead"
+    noise = (
+        outcomes["patient"].outputs["risk"] - reference.run(stage.model(), stage.flat(stage.rows()))["risk"]
+    )
+    bound = stage.model().architecture.precision.error_bound
+    assert bound < np.abs(noise).max() < 9 * report["release"]["sigma"]["risk"]  # sigma is 10^4 bounds
+    everybody(play(tmp_path, NOISY, stores=store).run(), ConsentError, "patient", "privacy budget is spent")
 
 
 # -- sealed results --------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from privinfer.backends.crypten.communicator import SLICED, Communicator
 from privinfer.errors import ConfigError, InputError, ModelUnsupported, PrecisionError, ProtocolViolation
 from privinfer.graph import ir, reference
 from privinfer.protocols.randomness import Scope
+from privinfer.protocols.sealing import OVERHEAD
 from privinfer.runtime.drive import drive
 from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest, Party
@@ -223,7 +224,7 @@ def test_the_result_goes_to_its_receiver_and_by_no_detour() -> None:
     online = session.messages(Phase.ONLINE)
     last = max(m.step for m in online)
     shown = [(m.sender, m.receiver, len(m.data)) for m in online if m.step == last]
-    assert sorted(shown) == [(f"rank:{k}", "rank:2", 2 * 3 * 8) for k in (0, 1, 3)]
+    assert sorted(shown) == [(f"rank:{k}", "rank:2", OVERHEAD + 2 * 3 * 8) for k in (0, 1, 3)]
 
 
 @needs_crypten
