@@ -175,6 +175,7 @@ def local(**changes):
 def test_run_local_rounds_and_says_so():
     result = local(release={"decimals": 1}, with_reference=True)
     assert result.report["release"] == {"decimals": 1, "grid_bits": 3}
+    assert "the result risk, rounded to 1 decimals" in result.report["parties"]["patient"]["sees"]
     assert (np.round(result.outputs["risk"], 1) == result.outputs["risk"]).all()
     bound = result.report["precision"]["declared_error_bound"]
     assert stage.model().architecture.precision.error_bound < result.report["largest_absolute_error"] <= bound
