@@ -45,7 +45,7 @@ def check(manifest: Manifest, receipt: str | os.PathLike[str] | None) -> None:
 
 
 def beside(receipt: Path) -> Path:
-    """Where a receipt's opening lies: `.opening` in the place of `.receipt` or `.cbor`, else behind the name."""
+    """Where a receipt's opening lies: `.opening` in the place of `.receipt` or `.cbor`, or behind it."""
     if receipt.suffix in (".receipt", ".cbor"):
         return receipt.with_suffix(".opening")
     return receipt.with_name(f"{receipt.name}.opening")
