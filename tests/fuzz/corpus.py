@@ -84,6 +84,7 @@ def made() -> dict[str, list[bytes]]:
         "certificate": [stage.identity("hospital").certificate_pem.encode(), unknown_key()],
         "sealed": at_rest(),
         "sealed-header": [d[_PREFIX.size : _PREFIX.size + _PREFIX.unpack_from(d)[3]] for d in at_rest()],
+        **evidence(),
         "protobuf": [
             ContextMessage(memoryview(b"parameters"), memoryview(b"public key"), 7, 2.0**40).emit(),
             VectorMessage((3, 4), (memoryview(b"one"), memoryview(b"two")), 2.0**40).emit(),
@@ -174,6 +175,25 @@ def at_rest() -> list[bytes]:
         write_key(folder / "k", who, bytes(64), np.zeros((2, 2, 1024), np.uint64), **chain)
         write_publication(folder / "k", who, key=bytes(32), joint=bytes(32))
         return [(folder / n).read_bytes() for n in ("f", "k", "k.published")]
+
+
+def evidence() -> dict[str, list[bytes]]:
+    """A receipt whole and its body, claims, an opening."""
+    from privinfer.session import receipt
+    from privinfer.session.terms import Terms
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        stage.Play(base=stage.manifest(terms=Terms(receipts=True)), receipts=folder).run()
+        data = (folder / "patient.receipt").read_bytes()
+        found = receipt.loads(data)
+        opened = (folder / "laboratory.opening").read_bytes()
+    claim = found.legs[0].peers["helper"]
+    return {
+        "receipt": [b"\0" + data, b"\1" + found.body()],
+        "claim": [claim, b"\3\0\0\0" + claim],
+        "opening": [opened],
+    }
 
 
 def seal() -> list[bytes]:

@@ -19,7 +19,7 @@ from privinfer.backends.ckks import roles as ckks_roles
 from privinfer.backends.ckks.protobuf import ContextMessage, VectorMessage
 from privinfer.backends.ckks.seal import Format
 from privinfer.backends.ckks.seal_header import Version, inflate
-from privinfer.errors import PrivinferError, ProtocolViolation
+from privinfer.errors import IntegrityError, PrivinferError, ProtocolViolation
 from privinfer.graph.from_onnx import from_onnx
 from privinfer.graph.ir import Architecture
 from privinfer.io.arrays import read_array, read_arrays
@@ -36,7 +36,8 @@ from privinfer.runtime.greeting import greet
 from privinfer.runtime.ledger import ReleaseLedger
 from privinfer.runtime.post import Office
 from privinfer.runtime.store import Store
-from privinfer.session import agreement, canonical, sealed
+from privinfer.session import account, agreement, canonical, opening, receipt, sealed
+from privinfer.session.compare import compare
 from privinfer.session.fragment import FragmentHeader, read_fragment, read_header
 from privinfer.session.identity import Identity, PublicIdentity
 from privinfer.session.keyfile import KeyHeader, read_key, read_key_header, read_publication
@@ -361,6 +362,36 @@ def header(data):
     with contextlib.suppress(PrivinferError):
         FragmentHeader.decode(found, "this file").size()
     KeyHeader.decode(found, "this file").size()
+
+
+@target("receipt", cap=16 * MIB)
+def receipts(data):
+    """A receipt; or, past the signatures that a stranger can make by itself, the body of one."""
+    if data[:1] == b"\0":
+        with contextlib.suppress(IntegrityError):
+            receipt.loads(data[1:])
+        return
+    outer = {"format": receipt.FORMAT, "body": data[1:], "signature": bytes(64)}
+    found, _, _ = receipt._parse(canonical.dumps(outer), "receipt")
+    receipt.check_certificates(found)
+    for leg in found.legs:
+        for claims in (leg.own, leg.peers):
+            for claim in claims.values():
+                receipt.Claim.parse(claim)
+    account.summary(compare([found]))
+    account.commitments(found, 0)
+
+
+@target("claim", peer=True)
+def claim(data):
+    """What a peer signs at the end of an inference."""
+    assert receipt.Claim.parse(data, PEER).pack() == data
+
+
+@target("opening")
+def opened(data):
+    """The secret beside a receipt."""
+    assert opening._parse(data).to_bytes() == data
 
 
 @target("protobuf")
