@@ -76,7 +76,7 @@ class PublicIdentity:
     def __init__(self, certificate: x509.Certificate) -> None:
         try:
             key = certificate.public_key()
-        except Exception as exc:  # lazily parsed: a key of a kind that nobody knows shows here
+        except Exception as exc:  # of an unknown kind, or garbled: the parser has several ways to say so
             raise ConfigError("certificate does not hold an Ed25519 key", hint=_KEYGEN) from exc
         if not isinstance(key, Ed25519PublicKey):
             raise ConfigError("certificate does not hold an Ed25519 key", hint=_KEYGEN)
