@@ -170,7 +170,8 @@ class Folder:
             self.rows("COMMIT")
         except BaseException:
             if self._db is not None and self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):  # what went wrong before is what counts
+                    self._db.execute("ROLLBACK")
             raise
 
     def close(self) -> None:
