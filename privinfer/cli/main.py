@@ -18,6 +18,7 @@ from privinfer.backends.base import Phase, Progress, Role
 from privinfer.backends.ckks.moving import check_at_home
 from privinfer.cli import demo as demo_command
 from privinfer.cli import fragment as fragment_command
+from privinfer.cli import verify as verify_command
 from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
@@ -114,6 +115,10 @@ def party(
         int,
         typer.Option(min=1, max=MAX_ATTEMPTS, help="Joins, where a party is lost before the online phase."),
     ] = 1,
+    receipt: Annotated[
+        Path | None,
+        typer.Option(help="This party's receipt, where the session asks for them; NAME.receipt by default."),
+    ] = None,
 ) -> None:
     """Take part in one inference as one party; the others run the same command elsewhere."""
     sealed = Session.load(session)
@@ -132,8 +137,20 @@ def party(
         )
     key = Identity.load(identity or Path(f"{name}.key"))
     check_fragments_at_home(sealed, key, own, fragment_key)
+    if receipt is None and sealed.manifest.terms.receipts:
+        receipt = Path(f"{name}.receipt")
     announce(sealed, name)
-    done = attend(sealed, name, key, own, attempts=attempts, model=loaded, progress=teller(name), store=store)
+    done = attend(
+        sealed,
+        name,
+        key,
+        own,
+        attempts=attempts,
+        model=loaded,
+        progress=teller(name),
+        store=store,
+        receipt=receipt,
+    )
     if report is not None:
         write_json(report, done.report)
     result = done.result
@@ -174,6 +191,36 @@ def deal(
     with sealed.join(name, key, model=loaded, progress=teller(name), store=kept) as member:
         member.deal(count, batch)
     typer.echo(f"{name}: dealt for {count} inferences of {batch} rows", err=True)
+
+
+@app.command()
+def verify(
+    receipts: Annotated[list[Path], typer.Argument(help="Receipts of one join, from one party or several.")],
+    session: Annotated[Path | None, typer.Option(help="Sealed session file that they have to be of.")] = None,
+    opening: Annotated[
+        Path | None, typer.Option(help="A party's secret, to look at what it brought.")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", metavar="NAME=FILE", help="Values it says it brought.")
+    ] = None,
+    run: Annotated[int | None, typer.Option(min=0, help="Which run they belong to.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Model it says it served, ONNX.")] = None,
+    ranges: RangeOption = None,
+    comparison_bits: BitsOption = None,
+    calibration: CalibrationOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check receipts, alone and against each other: who diverged first, and whose signature proves it."""
+    given = pairs(inputs, "--input", InputError, "NAME=FILE")
+    verify_command.run(
+        receipts,
+        session=session,
+        opening=opening,
+        inputs={name: Path(file) if is_sealed(file) else read_array(file) for name, file in given.items()},
+        weights=None if weights is None else load_model(weights, ranges, comparison_bits, calibration),
+        number=run,
+        as_json=as_json,
+    )
 
 
 @app.command()

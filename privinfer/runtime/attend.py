@@ -58,6 +58,7 @@ def attend(
     listener: Callable[[], socket.socket] | None = None,
     store: str | os.PathLike[str] | None = None,
     opening: Opening | None = None,
+    receipt: str | os.PathLike[str] | None = None,
 ) -> Attended:
     """Join and run once; after a TransportError before the online phase, join again.
 
@@ -76,6 +77,8 @@ def attend(
         1 to 100.
     listener : callable, optional
         Gives a listening socket for each attempt, in place of the address in the session file.
+    receipt : path, optional
+        Of the first attempt; those of later ones end in ``.2``, ``.3``, ...
 
     Raises
     ------
@@ -100,6 +103,7 @@ def attend(
                 listener=None if listener is None else listener(),
                 store=store,
                 opening=opening,
+                receipt=_numbered(receipt, len(lost) + 1),
             ) as party:
                 joined = True
                 try:
@@ -118,3 +122,7 @@ def attend(
     if len(lost) > 1 and met.hint is None:
         met.hint = f"this was attempt {lost.index(met) + 1} of {len(lost)}"
     raise met
+
+
+def _numbered(path: str | os.PathLike[str] | None, attempt: int) -> str | os.PathLike[str] | None:
+    return path if path is None or attempt == 1 else f"{os.fspath(path)}.{attempt}"

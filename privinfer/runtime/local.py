@@ -23,11 +23,12 @@ from privinfer.backends.base import Phase, Progress, Role
 from privinfer.errors import ConfigError, InputError, PrivinferError, TransportError
 from privinfer.graph import ir, reference
 from privinfer.graph.ranges import check_inputs
-from privinfer.runtime import pipes, report
+from privinfer.runtime import evidence, pipes, report
 from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.party import BACKENDS, Party, Result
 from privinfer.session import manifest as mf
 from privinfer.session.identity import Identity
+from privinfer.session.terms import Terms
 from privinfer.transport.memory import MemoryHub
 
 SPARE_GRACE = 2.0  # seconds
@@ -51,6 +52,7 @@ class _Cast:
     key_holders: tuple[str, ...] = ()
     threshold: int = 0
     nonlinear: str = mf.NONLINEAR[0]
+    receipts: str | None = None
 
     def manifest(self, backend: str, model: ir.Model, parties: list[mf.Party]) -> mf.Manifest:
         return mf.Manifest(
@@ -69,7 +71,12 @@ class _Cast:
             key_holders=self.key_holders,
             threshold=self.threshold,
             nonlinear=self.nonlinear,
+            terms=Terms(receipts=self.receipts is not None),
         )
+
+    def receipt(self, name: str) -> str | None:
+        """Where a party's receipt will be."""
+        return None if self.receipts is None else os.path.join(self.receipts, f"{name}.receipt")
 
 
 def run_local(
@@ -90,6 +97,7 @@ def run_local(
     insecure: tuple[str, ...] = (),
     deadline: float = 60.0,
     progress: LocalWatcher | None = None,
+    receipts: str | os.PathLike[str] | None = None,
 ) -> Result:
     """Run one inference with every party on this machine.
 
@@ -129,6 +137,9 @@ def run_local(
         Seconds; a party silent that long when something is due has failed.
     progress : callable, optional
         Told of party, role, phase and how far it is.
+    receipts : path, optional
+        Folder for every party's receipt, ``NAME.receipt``; made where it is missing. Owners' openings
+        lie there too: between real parties they would not.
 
     Returns
     -------
@@ -155,6 +166,8 @@ def run_local(
             raise ConfigError("a fragment has no clear values to run the reference with")
     if backend == "plain":
         unsafe.require(unsafe.PLAINTEXT, insecure)
+        if receipts is not None:
+            raise ConfigError("backend 'plain' has no parties that could keep receipts")
         result = _run_plain(model, checked, insecure)
     elif backend in BACKENDS:
         if backend == crypten.NAME:
@@ -172,6 +185,13 @@ def run_local(
             cast = _plan_cast(model, rows, receiver, model_owner, evaluators, helper, deadline)
         for name in set(identities or ()) - set(cast.names):
             raise ConfigError(f"identities name {name}, who takes no part")
+        if receipts is not None:
+            cast = dataclasses.replace(cast, receipts=os.fspath(receipts))
+            try:
+                os.makedirs(receipts, exist_ok=True)
+            except OSError as error:
+                why = (error.strerror or "error").lower()
+                raise ConfigError(f"cannot make folder {os.fspath(receipts)}: {why}") from None
         run = _run_processes if processes else _run_threads
         result = run(cast, backend, model, rows, progress, identities or {})
     else:
@@ -272,11 +292,15 @@ def _merge(reports: dict[str, dict[str, Any]], outputs: dict[str, Any], cast: _C
         for phase in ("setup", "offline", "online")
     }
     shared = ("schema", "backend", "session", "precision", "trust", "insecure", "online_rounds", "chunks")
-    own = ("roles", "sees", "bytes", "seconds", "peak_rss_bytes")
+    own = ("roles", "sees", "bytes", "seconds", "peak_rss_bytes", "receipt")
     merged = {key: first[key] for key in shared}
     merged["precision"] = reports[cast.model_owner]["precision"]
     merged["seconds"] = slower
-    merged["parties"] = {name: {k: reports[name][k] for k in own} for name in cast.names if name in reports}
+    merged["parties"] = {
+        name: {k: reports[name][k] for k in own if k in reports[name]}
+        for name in cast.names
+        if name in reports
+    }
     if lost := [name for name in cast.names if name not in reports]:
         merged["lost"] = lost
     return Result(outputs, merged)
@@ -312,8 +336,11 @@ def _run_threads(
         try:
             own = model if name == manifest.model_owner else None
             watch = _for_party(progress, name)
+            path = cast.receipt(name)
+            evidence.check(manifest, path)
+            end = hub.endpoint(name)
             with Party(
-                manifest, name, identities[name], hub.endpoint(name), model=own, progress=watch
+                manifest, name, identities[name], end, model=own, progress=watch, receipt=path
             ) as party:
                 found[name] = party.run(rows.get(name, {}))
                 assert party.report is not None  # noqa: S101 - run() has set it
@@ -400,7 +427,7 @@ def _run_processes(
 ) -> Result:
     heard: Queue[tuple[str, dict[str, Any] | None]] = Queue()
     workers: dict[str, _Worker] = {}
-    graceful = 0.0
+    graceful = 2.0 if cast.receipts else 0.0  # they are written whatever happened
     try:
         for name in cast.names:
             workers[name] = _Worker(name, heard, keys.get(name))
@@ -413,7 +440,8 @@ def _run_processes(
         for name, one in workers.items():
             own = pipes.pack_model(model) if name == cast.model_owner else None
             runs = [pipes.pack_inputs(rows.get(name, {}))]
-            one.tell({"manifest": manifest.raw, "model": own, "runs": runs})
+            task = {"manifest": manifest.raw, "model": own, "runs": runs, "receipt": cast.receipt(name)}
+            one.tell(task)
         spare = BACKENDS[backend]().spare(manifest)
         finished = _collect(heard, set(cast.names), "report", progress, spare)
         graceful = 2.0

@@ -34,7 +34,7 @@ from privinfer.plan.cost import declared_run
 from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.commitment import Opening, digest_of_weights
 from privinfer.protocols.randomness import Scope
-from privinfer.runtime import chunks, engage, report
+from privinfer.runtime import chunks, engage, evidence, report
 from privinfer.runtime.agree import Joining
 from privinfer.runtime.ahead import (
     agreed,
@@ -49,10 +49,12 @@ from privinfer.runtime.alike import Alike
 from privinfer.runtime.bring import bring, split
 from privinfer.runtime.drive import drive
 from privinfer.runtime.engage import Engaged
+from privinfer.runtime.evidence import Evidence
 from privinfer.runtime.greeting import ARCHITECTURE, OFFERS, greet
 from privinfer.runtime.ledger import ReleaseLedger
 from privinfer.runtime.post import GREETINGS, Office
 from privinfer.runtime.store import Offer, Store
+from privinfer.session.agreement import run_context
 from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest
 from privinfer.transport.endpoint import Endpoint
@@ -112,6 +114,7 @@ class Session:
         listener: socket.socket | None = None,
         store: str | os.PathLike[str] | Store | None = None,
         opening: Opening | None = None,
+        receipt: str | os.PathLike[str] | None = None,
     ) -> Party:
         """Connect with all other parties as `name`; returns when everybody is there and agrees.
 
@@ -132,6 +135,9 @@ class Session:
             keep something brought theirs.
         opening : Opening, optional
             The model owner's, where the session names a commitment to the weights.
+        receipt : path, optional
+            Where this party's receipt will be when it leaves, where the session's terms ask for receipts; an
+            owner's secret opening lies beside it as ``.opening``. See docs/receipts.md.
 
         Returns
         -------
@@ -152,6 +158,7 @@ class Session:
             store = Store(store, manifest.digest(), name)
         try:
             check_part(manifest, name, identity, model)
+            evidence.check(manifest, receipt)
             endpoint = connect(
                 name,
                 identity.private_pem(),
@@ -166,7 +173,15 @@ class Session:
                 store.close()
             raise
         return Party(
-            manifest, name, identity, endpoint, model=model, progress=progress, store=store, opening=opening
+            manifest,
+            name,
+            identity,
+            endpoint,
+            model=model,
+            progress=progress,
+            store=store,
+            opening=opening,
+            receipt=receipt,
         )
 
 
@@ -234,6 +249,7 @@ class Party:
         progress: Watcher | None = None,
         store: Store | None = None,
         opening: Opening | None = None,
+        receipt: str | os.PathLike[str] | None = None,
     ) -> None:
         self.manifest, self.name = manifest, name
         self.report: dict[str, Any] | None = None
@@ -244,6 +260,8 @@ class Party:
         spare = self._backend.spare(manifest)
         ordered = self._backend.ordered and manifest.nonlinear != ckks.EXACT
         self._office = Office(endpoint, manifest.names, manifest.deadline, self._cast, spare, ordered=ordered)
+        kept = Evidence(manifest, identity, self._verify, receipt)
+        self._evidence = kept if manifest.terms.receipts else None
         self._failed: PrivinferError | None = None
         self._closed = False
         self._next = 0
@@ -253,6 +271,7 @@ class Party:
         self._asked = 0
         self._dealt = self._live = self._bringing = False
         self._closing = contextlib.ExitStack()
+        self._players: dict[Role, Player] = {}
         self._seconds: dict[str, float] = {}
         try:
             with _Guard(self):
@@ -284,20 +303,23 @@ class Party:
         joining.tell(self._commit_to_weights())
         self.architecture = self._agree_on_architecture()
         self.agreement = joining.sign(self.architecture, report.precision(m, self.architecture))
+        if self._evidence is not None:
+            self._evidence.begin(self._office, self.agreement)
         session = self.agreement.digest
         network = Network(m.comparison, m.round_trip_ms / 1e3, m.mbit_per_s * 1e6)
         table = Table(self._cast, m.inputs, m.receivers, self.architecture, session, network, m.threshold)
         self._table = table
         release = self._open_ledger() if self.name in m.key_holders else None
-        self._private = Private(
-            self._identity.sign, self._verify, self._model, release=release, weights=self._opening
-        )
-        self._players: dict[Role, Player] = {
+        sign = self._identity.sign if self._evidence is None else self._evidence.sign
+        self._private = Private(sign, self._verify, self._model, release=release, weights=self._opening)
+        self._players = {
             role: self._backend.player(role, table, self._private)
             for role, p in self._cast.items()
             if p == self.name
         }
         self._agree_on_store()
+        if self._evidence is not None:
+            self._evidence.exchange(self._office)
         if self._offer is None:
             self._set_up_live()
         self._seconds["setup"] = time.perf_counter() - started
@@ -483,6 +505,8 @@ class Party:
             "seconds": {**self._seconds, "offline": tally.offline, "online": tally.online},
             "peak_rss_bytes": report.peak_rss(),
         }
+        if self._evidence is not None and self._evidence.path is not None:
+            self.report["receipt"] = str(self._evidence.path)
         if notes := [note for player in self._players.values() for note in player.notes]:
             self.report["precision"]["notes"] = notes
         outputs = tally.outputs()
@@ -493,6 +517,8 @@ class Party:
         m, run, session = self.manifest, self._next, self._table.session
         self._office.begin(run)
         m.terms.check_time()
+        if self._evidence is not None:
+            self._evidence.check_room()
         alike = Alike(
             self._office,
             GREETINGS + 2 * run,
@@ -500,10 +526,15 @@ class Party:
             self.name,
             self._identity.sign,
             self._verify,
-            b"run:" + session + run.to_bytes(8, "little"),
+            run_context(session, run),
         )
         alike.tell(engage.statement(engage.commit(self._private, split(inputs)[1], session, run)))
-        return Engaged(engage.read(m, alike.hear()), alike)
+        if self._evidence is not None:
+            self._evidence.opened(run, self._private.openings)
+        said = alike.hear()
+        if self._evidence is not None:
+            self._evidence.entered(run, "live" if self._offer is None else "ahead", alike.signed())
+        return Engaged(engage.read(m, said), alike)
 
     def _chunk(self, tally: chunks.Tally, engaged: Engaged, *, ahead: bool) -> int:
         """One inference over the rows that come next; says how many are left."""
@@ -597,6 +628,18 @@ class Party:
         if self._store is not None:
             self._store.close()
         self._closing.close()
+        self._write_receipt()
+
+    def _write_receipt(self) -> None:
+        if self._evidence is None:
+            return
+        office, joint = self._office, ckks.joint_key(self._players.values())
+        try:
+            self._evidence.write(office.inference, office.missing, self._failed, self._opening, joint)
+        except ConfigError as error:
+            if self._failed is None:
+                raise
+            self._failed.add_note(error.message)  # why the session ended matters more
 
 
 class _Guard:

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 
 from privinfer.backends.base import Phase, Receive, Role, Send
 from privinfer.errors import BY_CODE, PrivinferError, ProtocolViolation, TransportError
+from privinfer.runtime.transcript import Transcript
 from privinfer.transport.endpoint import Endpoint
 from privinfer.transport.frames import Frame, Kind, decode_abort, encode_abort
 
 CHUNK = 4 << 20  # a long message goes in pieces, so that a slow line is not taken for a dead party
 STEP_BITS = 20
-GREETINGS = 7  # steps of the greeting; after them two for each run
-MAX_WORD = 16  # bytes that a DONE may carry
+GREETINGS = 8  # steps of the greeting; after them two for each run
+MAX_WORD = 16  # bytes that a DONE may carry, beside what is signed for the receipt
 _CLIENTS = ("owner:", "receiver:")
 NOBODY = 0xFFFF
 _LAST = (1 << 28) - 1
@@ -42,6 +43,11 @@ def when(run: int, phase: int, client: bool = False, taken: int = 0) -> int:
     are served when all others are ready, so their waits come last in a phase.
     """
     return (run & 0x7FFFFFFF) + 1 << 31 | phase << 29 | client << 28 | min(taken, _LAST)
+
+
+def _noted(frame: Frame) -> bool:
+    """Whether a message belongs into a transcript."""
+    return frame.kind is Kind.DATA or (frame.kind is Kind.HELLO and frame.step >= GREETINGS)
 
 
 @dataclass(slots=True)
@@ -236,6 +242,7 @@ class Office:
         self._deaf: set[str] = set()
         self.missing: set[str] = set()
         self.online = False  # a message of an online phase was sent or came, here or where somebody gave up
+        self._transcript: Transcript | None = None
 
     def begin(self, run: int) -> None:
         """Start a run; everybody has to be there still."""
@@ -245,6 +252,16 @@ class Office:
         for peer in sorted(self._gone - self.missing):
             if not self._give_up(TransportError("left before the end", culprit=peer)):
                 raise TransportError("left before the end", culprit=peer)
+
+    def note(self, transcript: Transcript) -> None:
+        """Write down from now on whatever is sent and received, signs of life and the joining excepted."""
+        for pair, queue in self._frames.items():
+            if queue:  # it would be used, and stand in no receipt
+                raise ProtocolViolation("sent a message before all had joined", culprit=self.cast[pair[0]])
+        for peer, frame in self._control:
+            if _noted(frame):
+                raise ProtocolViolation("sent a message before all had joined", culprit=peer)
+        self._transcript = transcript
 
     def lost(self, role: Role) -> bool:
         """Whether who plays a role is gone, and can be done without."""
@@ -296,6 +313,9 @@ class Office:
             if not spare:
                 raise
             self._deaf.add(to)  # it is given up when its last words were read: why it left may concern all
+        finally:  # after it has gone out: the line is busy while this is hashed
+            if self._transcript is not None and _noted(frame):
+                self._transcript.sent(to, frame)
         if spare:
             self.watch.waiting(None)
 
@@ -355,6 +375,11 @@ class Office:
         for peer in self.endpoint.peers:
             self._post(peer, Frame(kind, phase, 0, step, payload))
 
+    def tell_each(self, kind: Kind, phase: Phase, step: int, payloads: Mapping[str, bytes]) -> None:
+        """Send each peer a control frame of its own."""
+        for peer in self.endpoint.peers:
+            self._post(peer, Frame(kind, phase, 0, step, payloads[peer]))
+
     def expect(self, step: int, check: Callable[[str, bytes], None]) -> None:
         """Check each HELLO of this step as soon as it comes: what its sender says later may mislead."""
         self._checks[step] = check
@@ -390,7 +415,10 @@ class Office:
 
     def barrier(self, run: int, word: bytes = b"") -> dict[str, bytes]:
         """Tell all others that this party's run went well, and wait until all say so: with which words."""
-        self.tell(Kind.DONE, Phase.CONTROL, run, word)
+        if self._transcript is None:
+            self.tell(Kind.DONE, Phase.CONTROL, run, word)
+        else:
+            self.tell_each(Kind.DONE, Phase.CONTROL, run, self._transcript.claims(run, word))
         self._said = run
         self._greeted = {(peer, step) for peer, step in self._greeted if step < GREETINGS}
         self._checks.clear()
@@ -405,6 +433,8 @@ class Office:
             for frame in queue:  # the next run may have begun elsewhere
                 if frame.step >> STEP_BITS != (run + 1) & 0x7FF:
                     raise ProtocolViolation("sent more than was due", culprit=self.cast[pair[0]])
+        if self._transcript is not None:
+            self._transcript.compare(self._peers())
         return {peer: self._words.pop((peer, run)) for peer in sorted(self._peers())}
 
     def leave(self) -> None:
@@ -510,6 +540,8 @@ class Office:
     def _sort(self, peer: str, frame: Frame) -> None:
         if peer in self.missing:
             return
+        if self._transcript is not None and _noted(frame):
+            self._transcript.received(peer, frame)
         match frame.kind:
             case Kind.DATA:
                 if frame.channel >= len(self._pairs):
@@ -534,10 +566,13 @@ class Office:
                 # a barrier lies between two runs: nobody can be more than one ahead
                 if frame.step != self._done.get(peer, -1) + 1 or frame.step > self._said + 1:
                     raise ProtocolViolation("said that it was done with another run", culprit=peer)
-                if len(frame.payload) > MAX_WORD:
+                word = bytes(frame.payload)
+                if self._transcript is not None:
+                    word = self._transcript.ended(peer, frame.step, word)
+                if len(word) > MAX_WORD:
                     raise ProtocolViolation("sent a malformed end of a chunk", culprit=peer)
                 self._done[peer] = frame.step
-                self._words[peer, frame.step] = bytes(frame.payload)
+                self._words[peer, frame.step] = word
             case Kind.ABORT:
                 told = decode_abort(frame.payload, peer)
                 self._gone.add(peer)

@@ -24,7 +24,16 @@ NAMES = ("hospital", "dna_company", "laboratory", "startup", "patient", "helper"
 INPUTS = {"xray": "hospital", "dna": "dna_company", "blood": "laboratory"}
 SHAPES = {"xray": (4,), "dna": (5,), "blood": (3,)}
 RECEIVERS = {"risk": "patient"}
-GREETINGS = ("greeting", "nonces", "architecture", "statements", "signatures", "offers", "more offers")
+GREETINGS = (
+    "greeting",
+    "nonces",
+    "architecture",
+    "statements",
+    "signatures",
+    "offers",
+    "more offers",
+    "halves",
+)
 E1, E2, H = "startup", "hospital", "helper"
 STEP = (1 << STEP_BITS) - 1
 
@@ -126,6 +135,7 @@ class Play:
     only: tuple = NAMES
     base: object = None
     stores: object = None  # makes a party's store, or None
+    receipts: object = None  # folder
 
     def __post_init__(self):
         self.base = self.base or manifest(self.deadline)
@@ -144,7 +154,8 @@ class Play:
         try:
             store = None if self.stores is None else self.stores(name)
             who = self.identities.get(name, identity(name))
-            with Party(m, name, who, end, model=own, progress=watch, store=store) as party:
+            kept = None if self.receipts is None else self.receipts / f"{name}.receipt"
+            with Party(m, name, who, end, model=own, progress=watch, store=store, receipt=kept) as party:
                 if self.act is not None:
                     self.act(name, party)
                 for k in range(self.runs):

@@ -21,7 +21,7 @@ from privinfer.errors import (
 from privinfer.graph import reference
 from privinfer.protocols.mpc import inputs
 from privinfer.runtime.party import Party
-from privinfer.runtime.post import _ALIVE, NOBODY, STEP_BITS
+from privinfer.runtime.post import _ALIVE, GREETINGS, NOBODY, STEP_BITS
 from privinfer.transport import Frame, Kind, encode_abort
 from privinfer.transport.delayed import Delayed
 from tests.adversarial import stage
@@ -181,7 +181,9 @@ def test_model_owner_with_another_architecture():
     everybody(stage.Play(hook=hook).run(), ConfigError, stage.E1, "another architecture", but=(stage.E1,))
 
 
-@pytest.mark.parametrize("steps", [[0], [9], [10, 11, 12], range(9, 200)])
+@pytest.mark.parametrize(
+    "steps", [[0], [GREETINGS + 2], [GREETINGS + 3, GREETINGS + 4], range(GREETINGS + 2, 200)]
+)
 def test_flood_of_greetings(steps):
     def hook(source, destination, frame):
         if source == "laboratory" and frame.kind is Kind.HELLO and frame.step == 0:

@@ -101,7 +101,7 @@ def test_version(privinfer):
     assert privinfer("--version") == (0, f"privinfer {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["keygen", "seal", "party", "deal", "demo"])
+@pytest.mark.parametrize("command", ["keygen", "seal", "party", "deal", "verify", "demo"])
 def test_help_of_a_command(privinfer, command):
     code, out, err = privinfer(command, "--help")
     assert (code, err) == (0, "")
@@ -112,7 +112,7 @@ def test_help_lists_the_commands(privinfer):
     code, out, err = privinfer("--help")
     assert (code, err) == (0, "")
     assert re.findall(r"^│ (\w+) {2,}\S", out, re.MULTILINE) == [
-        *("keygen", "seal", "party", "deal", "demo", "fragment"),
+        *("keygen", "seal", "party", "deal", "verify", "demo", "fragment"),
     ]
 
 

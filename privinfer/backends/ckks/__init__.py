@@ -7,6 +7,7 @@ else is what the `mpc` backend does: its condition has to hold too.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from privinfer.backends.base import Network, Player, Private, Role, Table
@@ -19,6 +20,7 @@ from privinfer.backends.ckks.receiver import Receiver
 from privinfer.backends.mpc import roles as mpc_roles
 from privinfer.graph import ir
 from privinfer.protocols.ckks import ring64
+from privinfer.protocols.ckks.keys import PublicKey
 from privinfer.protocols.ckks.parameters import PRIME_BITS
 from privinfer.protocols.mpc import encrypted
 from privinfer.session.manifest import Manifest
@@ -154,6 +156,14 @@ def precision(manifest: Manifest, architecture: ir.Architecture) -> dict[str, An
         "ring_degree": plan.parameters.n,
         "levels": plan.parameters.levels,
     }
+
+
+def joint_key(players: Iterable[Player]) -> PublicKey | None:
+    """The joint public key, where one of a party's players keeps it: an owner's and the model owner's do."""
+    for player in players:
+        if isinstance(player, Owner | ModelOwner) and player.public is not None:
+            return player.public
+    return None
 
 
 def product_units(manifest: Manifest) -> int:
