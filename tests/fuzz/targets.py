@@ -7,6 +7,7 @@ Whatever else comes out of one is a finding.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import tempfile
@@ -36,7 +37,7 @@ from privinfer.runtime.greeting import greet
 from privinfer.runtime.ledger import ReleaseLedger
 from privinfer.runtime.post import Office
 from privinfer.runtime.store import Store
-from privinfer.session import agreement, canonical, sealed
+from privinfer.session import account, agreement, canonical, compare, opening, receipt, sealed
 from privinfer.session.fragment import FragmentHeader, read_fragment, read_header
 from privinfer.session.identity import Identity, PublicIdentity
 from privinfer.session.keyfile import KeyHeader, read_key, read_key_header, read_publication
@@ -361,6 +362,44 @@ def header(data):
     with contextlib.suppress(PrivinferError):
         FragmentHeader.decode(found, "this file").size()
     KeyHeader.decode(found, "this file").size()
+
+
+@functools.cache
+def honest_receipt():
+    """The receipt of the corpus."""
+    return receipt._parse(
+        Path(__file__).with_name("corpus").joinpath("receipt/00.bin").read_bytes()[1:], "x"
+    )[0]
+
+
+@target("receipt", cap=24 * MIB)
+def auditor(data):
+    """A receipt as a file, its body as if it were signed, or an agreement as if all had signed it."""
+    match data[:1]:
+        case b"\1":
+            outer = {"format": receipt.FORMAT, "body": data[1:], "signature": bytes(64)}
+            found = receipt._parse(canonical.dumps(outer), "receipt")[0]
+        case b"\2":
+            signed = agreement.Agreement(data[1:], {})
+            found = dataclasses.replace(honest_receipt(), agreement=signed)
+        case _:
+            found = receipt.loads(data[1:])
+    account.facts(found)
+    account.commitments(found, 0)
+    receipt.outcome_of(found)
+    account.summary(compare.compare([found]))
+
+
+@target("claim", peer=True)
+def claim(data):
+    """What a party signs at the end of an inference."""
+    assert receipt.Claim.parse(data, PEER).pack() == data
+
+
+@target("opening")
+def opened(data):
+    """An opening for an auditor."""
+    opening.load(in_file(data, "some.opening"))
 
 
 @target("protobuf")
