@@ -23,6 +23,7 @@ from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
 from privinfer.io.arrays import read_array, read_arrays
+from privinfer.runtime import limits
 from privinfer.runtime.attend import MAX_ATTEMPTS, attend
 from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.party import BACKENDS, Session, check_names
@@ -48,6 +49,10 @@ BitsOption = Annotated[int | None, typer.Option(help="Bits of a comparison, publ
 CalibrationOption = Annotated[
     Path | None,
     typer.Option(help="The model owner's own rows, .npz with an array an input, to trust their ranges."),
+]
+LedgerOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder in which this party counts answers, where the session limits them."),
 ]
 StoreOption = Annotated[Path | None, typer.Option(help="Folder for what is dealt ahead.")]
 
@@ -87,6 +92,7 @@ def seal(
         )
     if manifest.backend == insecure.CRYPTEN:
         insecure.require(insecure.CRYPTEN, manifest.insecure)
+    limits.refuse(manifest.backend, manifest.terms.release, limits.on_wires(manifest))
     check_names(manifest, loaded.architecture)
     manifest.save(out)
     typer.echo(f"{out}  sha256 {manifest.digest().hex()}")
@@ -119,6 +125,7 @@ def party(
         Path | None,
         typer.Option(help="This party's receipt, where the session asks for them; NAME.receipt by default."),
     ] = None,
+    ledger: LedgerOption = None,
 ) -> None:
     """Take part in one inference as one party; the others run the same command elsewhere."""
     sealed = Session.load(session)
@@ -150,6 +157,7 @@ def party(
         progress=teller(name),
         store=store,
         receipt=receipt,
+        ledger=ledger,
     )
     if report is not None:
         write_json(report, done.report)
@@ -174,6 +182,7 @@ def deal(
     model: Annotated[Path | None, typer.Option(help="ONNX file, for the model owner.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows of each; the same at all parties.")] = 1,
     store: StoreOption = None,
+    ledger: LedgerOption = None,
     budget: Annotated[str, typer.Option(help="Disk this store may take: 500M, 4G.")] = "4G",
     ranges: RangeOption = None,
     comparison_bits: BitsOption = None,
@@ -188,7 +197,7 @@ def deal(
     key = identity or Path(f"{name}.key")
     announce(sealed, name)
     kept = Store(store, sealed.manifest.digest(), name, read_size(budget)) if store is not None else None
-    with sealed.join(name, key, model=loaded, progress=teller(name), store=kept) as member:
+    with sealed.join(name, key, model=loaded, progress=teller(name), store=kept, ledger=ledger) as member:
         member.deal(count, batch)
     typer.echo(f"{name}: dealt for {count} inferences of {batch} rows", err=True)
 

@@ -59,6 +59,7 @@ def attend(
     store: str | os.PathLike[str] | None = None,
     opening: Opening | None = None,
     receipt: str | os.PathLike[str] | None = None,
+    ledger: str | os.PathLike[str] | None = None,
 ) -> Attended:
     """Join and run once; after a TransportError before the online phase, join again.
 
@@ -69,7 +70,7 @@ def attend(
     Parameters
     ----------
     session : Session
-    name, identity, model, progress, store, opening
+    name, identity, model, progress, store, opening, ledger
         As for :meth:`Session.join`.
     inputs : mapping, optional
         As for :meth:`Party.run`.
@@ -104,6 +105,7 @@ def attend(
                 store=store,
                 opening=opening,
                 receipt=_numbered(receipt, len(lost) + 1),
+                ledger=ledger,
             ) as party:
                 joined = True
                 try:

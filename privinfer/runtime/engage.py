@@ -1,4 +1,4 @@
-"""How a run begins: owners commit to what they bring, and everybody hears the same of it."""
+"""How a run begins: owners commit to inputs, receivers say their keys, and all hear the same."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from privinfer.backends.base import Private
 from privinfer.errors import ProtocolViolation
+from privinfer.protocols import sealing
 from privinfer.protocols.commitment import COMMITMENT_BYTES, Opening, digest_of
 from privinfer.runtime.alike import Alike
 from privinfer.session import canonical
@@ -26,9 +27,12 @@ class Engagement:
     ----------
     inputs : dict
         Input name to its owner's commitment.
+    keys : dict
+        Receiver to the public key that its results of this run are sealed to.
     """
 
     inputs: dict[str, bytes] = field(default_factory=dict)
+    keys: dict[str, bytes] = field(default_factory=dict)
 
 
 def commit(private: Private, fragments: Mapping[str, Fragment], session: bytes, run: int) -> dict[str, bytes]:
@@ -57,9 +61,18 @@ def commit(private: Private, fragments: Mapping[str, Fragment], session: bytes, 
     }
 
 
-def statement(inputs: Mapping[str, bytes]) -> bytes:
-    """What a party says: its commitments."""
-    return canonical.dumps({"inputs": dict(inputs)})
+def make_key(private: Private, manifest: Manifest, party: str) -> bytes | None:
+    """A receiver's key of this run, into `private`; its public half."""
+    if party not in manifest.receivers.values():
+        return None
+    private.keys.own = sealing.ReceiverKey.fresh()
+    return private.keys.own.public
+
+
+def statement(inputs: Mapping[str, bytes], key: bytes | None = None) -> bytes:
+    """What a party says: its commitments, and a receiver its key."""
+    said: dict[str, canonical.Value] = {"inputs": dict(inputs)}
+    return canonical.dumps(said if key is None else said | {"key": key})
 
 
 def read(manifest: Manifest, said: Mapping[str, bytes]) -> Engagement:
@@ -68,7 +81,7 @@ def read(manifest: Manifest, said: Mapping[str, bytes]) -> Engagement:
     Raises
     ------
     ProtocolViolation
-        A statement has another form, or commits to other inputs than its party owns.
+        A statement has another form, commits to other inputs than its party owns, or a receiver said no key.
     """
     found = Engagement()
     for party, data in said.items():
@@ -76,6 +89,8 @@ def read(manifest: Manifest, said: Mapping[str, bytes]) -> Engagement:
             canonical.loads(data, "statement", party, MAX_STATEMENT), "statement", party
         )
         inputs: Any = fields.take("inputs", dict)
+        if party in manifest.receivers.values():
+            found.keys[party] = sealing.check(fields.take("key", bytes), party)
         fields.finish()
         if set(inputs) != {k for k, owner in manifest.inputs.items() if owner == party}:
             raise ProtocolViolation("commits to other inputs than it owns", culprit=party)

@@ -8,10 +8,11 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, Queue
 from typing import Any
 
@@ -20,15 +21,16 @@ import numpy as np
 from privinfer import insecure as unsafe
 from privinfer.backends import ckks, crypten, plain
 from privinfer.backends.base import Phase, Progress, Role
+from privinfer.backends.mpc import Mpc
 from privinfer.errors import ConfigError, InputError, PrivinferError, TransportError
 from privinfer.graph import ir, reference
 from privinfer.graph.ranges import check_inputs
-from privinfer.runtime import evidence, pipes, report
+from privinfer.runtime import evidence, limits, pipes, report
 from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.party import BACKENDS, Party, Result
 from privinfer.session import manifest as mf
 from privinfer.session.identity import Identity
-from privinfer.session.terms import Terms
+from privinfer.session.terms import Release, Terms
 from privinfer.transport.memory import MemoryHub
 
 SPARE_GRACE = 2.0  # seconds
@@ -53,6 +55,7 @@ class _Cast:
     threshold: int = 0
     nonlinear: str = mf.NONLINEAR[0]
     receipts: str | None = None
+    terms: Terms = field(default_factory=Terms)
 
     def manifest(self, backend: str, model: ir.Model, parties: list[mf.Party]) -> mf.Manifest:
         return mf.Manifest(
@@ -71,7 +74,7 @@ class _Cast:
             key_holders=self.key_holders,
             threshold=self.threshold,
             nonlinear=self.nonlinear,
-            terms=Terms(receipts=self.receipts is not None),
+            terms=self.terms,
         )
 
     def receipt(self, name: str) -> str | None:
@@ -94,6 +97,7 @@ def run_local(
     nonlinear: str = mf.NONLINEAR[0],
     processes: bool = True,
     with_reference: bool = False,
+    release: Mapping[str, Any] | None = None,
     insecure: tuple[str, ...] = (),
     deadline: float = 60.0,
     progress: LocalWatcher | None = None,
@@ -131,6 +135,9 @@ def run_local(
         over memory (False), which is quicker for tests and notebooks.
     with_reference : bool
         Run the model in the clear too and put the largest absolute difference into the report.
+    release : mapping, optional
+        What of the results may leave, as under ``[terms.release]`` in a session file (docs/release.md).
+        Budgets and rates are counted for this call alone.
     insecure : tuple of str
         Names from :mod:`privinfer.insecure`.
     deadline : float
@@ -164,7 +171,11 @@ def run_local(
         check_fragments(backend, fragments, len(next(iter(checked.values()))) if checked else None)
         if with_reference:
             raise ConfigError("a fragment has no clear values to run the reference with")
+    terms = Terms(release=read_release(release or {}))
+    limits.refuse(backend, terms.release, backend == Mpc.name or nonlinear == ckks.EXACT)
     if backend == "plain":
+        if terms.release.limited:
+            raise ConfigError("backend plain counts no answers")
         unsafe.require(unsafe.PLAINTEXT, insecure)
         if receipts is not None:
             raise ConfigError("backend 'plain' has no parties that could keep receipts")
@@ -185,15 +196,21 @@ def run_local(
             cast = _plan_cast(model, rows, receiver, model_owner, evaluators, helper, deadline)
         for name in set(identities or ()) - set(cast.names):
             raise ConfigError(f"identities name {name}, who takes no part")
+        cast = dataclasses.replace(cast, terms=terms)
         if receipts is not None:
-            cast = dataclasses.replace(cast, receipts=os.fspath(receipts))
+            cast = dataclasses.replace(
+                cast, receipts=os.fspath(receipts), terms=dataclasses.replace(terms, receipts=True)
+            )
             try:
                 os.makedirs(receipts, exist_ok=True)
             except OSError as error:
                 why = (error.strerror or "error").lower()
                 raise ConfigError(f"cannot make folder {os.fspath(receipts)}: {why}") from None
         run = _run_processes if processes else _run_threads
-        result = run(cast, backend, model, rows, progress, identities or {})
+        with tempfile.TemporaryDirectory(prefix="privinfer-ledger-") as ledgers:
+            result = run(cast, backend, model, rows, progress, identities or {}, ledgers)
+        if terms.release.limited:
+            result.report["release"]["counted"] = "for this call"
     else:
         known = ", ".join([*BACKENDS, "plain"])
         raise ConfigError(f"there is no backend {backend!r}", hint=f"known: {known}")
@@ -202,6 +219,17 @@ def run_local(
         worst = max(float(np.abs(clear[k] - v).max(initial=0)) for k, v in result.outputs.items())
         result.report["largest_absolute_error"] = worst
     return result
+
+
+def read_release(given: Mapping[str, Any]) -> Release:
+    """Terms of release from a mapping; ConfigError names what is not one."""
+    known = {f.name for f in dataclasses.fields(Release)}
+    for name in set(given) - known:
+        raise ConfigError(f"release has no {name!r}", hint=f"known: {', '.join(sorted(known))}")
+    try:
+        return Release(**given)
+    except TypeError:
+        raise ConfigError("release holds something that is no number") from None
 
 
 def _rows(model: ir.Model, inputs: Inputs) -> dict[str, dict[str, Any]]:
@@ -301,6 +329,8 @@ def _merge(reports: dict[str, dict[str, Any]], outputs: dict[str, Any], cast: _C
         for name in cast.names
         if name in reports
     }
+    if "release" in (counted := reports[(cast.evaluators or (cast.model_owner,))[0]]):
+        merged["release"] = counted["release"]
     if lost := [name for name in cast.names if name not in reports]:
         merged["lost"] = lost
     return Result(outputs, merged)
@@ -316,6 +346,7 @@ def _run_threads(
     rows: Mapping[str, Any],
     progress: LocalWatcher | None,
     keys: Keys,
+    ledgers: str,
 ) -> Result:
     identities = {
         name: Identity.load(keys[name]) if name in keys else Identity.generate(name, days=2)
@@ -340,7 +371,14 @@ def _run_threads(
             evidence.check(manifest, path)
             end = hub.endpoint(name)
             with Party(
-                manifest, name, identities[name], end, model=own, progress=watch, receipt=path
+                manifest,
+                name,
+                identities[name],
+                end,
+                model=own,
+                progress=watch,
+                receipt=path,
+                ledger=os.path.join(ledgers, name),
             ) as party:
                 found[name] = party.run(rows.get(name, {}))
                 assert party.report is not None  # noqa: S101 - run() has set it
@@ -424,6 +462,7 @@ def _run_processes(
     rows: Mapping[str, Any],
     progress: LocalWatcher | None,
     keys: Keys,
+    ledgers: str,
 ) -> Result:
     heard: Queue[tuple[str, dict[str, Any] | None]] = Queue()
     workers: dict[str, _Worker] = {}
@@ -440,8 +479,15 @@ def _run_processes(
         for name, one in workers.items():
             own = pipes.pack_model(model) if name == cast.model_owner else None
             runs = [pipes.pack_inputs(rows.get(name, {}))]
-            task = {"manifest": manifest.raw, "model": own, "runs": runs, "receipt": cast.receipt(name)}
-            one.tell(task)
+            one.tell(
+                {
+                    "manifest": manifest.raw,
+                    "model": own,
+                    "runs": runs,
+                    "receipt": cast.receipt(name),
+                    "ledger": os.path.join(ledgers, name),
+                }
+            )
         spare = BACKENDS[backend]().spare(manifest)
         finished = _collect(heard, set(cast.names), "report", progress, spare)
         graceful = 2.0

@@ -34,7 +34,7 @@ from privinfer.plan.cost import declared_run
 from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.commitment import Opening, digest_of_weights
 from privinfer.protocols.randomness import Scope
-from privinfer.runtime import chunks, engage, evidence, report
+from privinfer.runtime import chunks, engage, evidence, limits, report
 from privinfer.runtime.agree import Joining
 from privinfer.runtime.ahead import (
     agreed,
@@ -115,6 +115,7 @@ class Session:
         store: str | os.PathLike[str] | Store | None = None,
         opening: Opening | None = None,
         receipt: str | os.PathLike[str] | None = None,
+        ledger: str | os.PathLike[str] | None = None,
     ) -> Party:
         """Connect with all other parties as `name`; returns when everybody is there and agrees.
 
@@ -138,6 +139,9 @@ class Session:
         receipt : path, optional
             Where this party's receipt will be when it leaves, where the session's terms ask for receipts; an
             owner's secret opening lies beside it as ``.opening``. See docs/receipts.md.
+        ledger : path, optional
+            Folder in which this party counts answers, where the terms limit them and it is an evaluator (or
+            the model owner, without evaluators); the same for every session. docs/release.md.
 
         Returns
         -------
@@ -159,6 +163,7 @@ class Session:
         try:
             check_part(manifest, name, identity, model)
             evidence.check(manifest, receipt)
+            limits.check(manifest, name, ledger)
             endpoint = connect(
                 name,
                 identity.private_pem(),
@@ -182,6 +187,7 @@ class Session:
             store=store,
             opening=opening,
             receipt=receipt,
+            ledger=ledger,
         )
 
 
@@ -250,6 +256,7 @@ class Party:
         store: Store | None = None,
         opening: Opening | None = None,
         receipt: str | os.PathLike[str] | None = None,
+        ledger: str | os.PathLike[str] | None = None,
     ) -> None:
         self.manifest, self.name = manifest, name
         self.report: dict[str, Any] | None = None
@@ -267,6 +274,7 @@ class Party:
         self._next = 0
         self._store = store
         self._opening = opening
+        self._keeper: limits.Keeper | None = None
         self._offer: Offer | None = None
         self._asked = 0
         self._dealt = self._live = self._bringing = False
@@ -275,6 +283,7 @@ class Party:
         self._seconds: dict[str, float] = {}
         try:
             with _Guard(self):
+                self._keeper = limits.Keeper.open(manifest, name, ledger)
                 self._setup()
         except BaseException:
             self.close()
@@ -307,11 +316,28 @@ class Party:
             self._evidence.begin(self._office, self.agreement)
         session = self.agreement.digest
         network = Network(m.comparison, m.round_trip_ms / 1e3, m.mbit_per_s * 1e6)
-        table = Table(self._cast, m.inputs, m.receivers, self.architecture, session, network, m.threshold)
+        table = Table(
+            self._cast,
+            m.inputs,
+            m.receivers,
+            self.architecture,
+            session,
+            network,
+            m.threshold,
+            m.terms.release,
+        )
         self._table = table
+        limits.describe(m, table, None)  # noise that does not fit is refused by everybody
         release = self._open_ledger() if self.name in m.key_holders else None
         sign = self._identity.sign if self._evidence is None else self._evidence.sign
-        self._private = Private(sign, self._verify, self._model, release=release, weights=self._opening)
+        self._private = Private(
+            sign,
+            self._verify,
+            self._model,
+            release=release,
+            weights=self._opening,
+            budget=self._keeper,
+        )
         self._players = {
             role: self._backend.player(role, table, self._private)
             for role, p in self._cast.items()
@@ -507,6 +533,8 @@ class Party:
         }
         if self._evidence is not None and self._evidence.path is not None:
             self.report["receipt"] = str(self._evidence.path)
+        if released := limits.describe(self.manifest, self._table, self._keeper):
+            self.report["release"] = released
         if notes := [note for player in self._players.values() for note in player.notes]:
             self.report["precision"]["notes"] = notes
         outputs = tally.outputs()
@@ -528,13 +556,16 @@ class Party:
             self._verify,
             run_context(session, run),
         )
-        alike.tell(engage.statement(engage.commit(self._private, split(inputs)[1], session, run)))
+        commitments = engage.commit(self._private, split(inputs)[1], session, run)
+        alike.tell(engage.statement(commitments, engage.make_key(self._private, m, self.name)))
         if self._evidence is not None:
             self._evidence.opened(run, self._private.openings)
         said = alike.hear()
         if self._evidence is not None:
             self._evidence.entered(run, "live" if self._offer is None else "ahead", alike.signed())
-        return Engaged(engage.read(m, said), alike)
+        engagement = engage.read(m, said)
+        self._private.keys.public.update(engagement.keys)
+        return Engaged(engagement, alike)
 
     def _chunk(self, tally: chunks.Tally, engaged: Engaged, *, ahead: bool) -> int:
         """One inference over the rows that come next; says how many are left."""
@@ -627,6 +658,8 @@ class Party:
         self._office.close()
         if self._store is not None:
             self._store.close()
+        if self._keeper is not None:
+            self._keeper.close()
         self._closing.close()
         self._write_receipt()
 

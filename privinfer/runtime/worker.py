@@ -1,7 +1,7 @@
 """A party in a process of its own, started by :func:`privinfer.run_local`; talks CBOR over its pipes.
 
     it says  {certificate, port}                       its key was made here, or is in the file named
-    it hears {manifest, model, runs, receipt}          its own inputs only
+    it hears {manifest, model, runs, receipt, ledger}  its own inputs only
     it says  {progress} ..., then {outputs, report} for each run, or {error}
 
 Standard output belongs to the pipe; whatever prints goes to standard error. If the parent goes, so does
@@ -62,9 +62,14 @@ def main() -> int:
     try:
         model = pipes.unpack_model(task["model"]) if task["model"] is not None else None
         session = Session(Manifest.loads(task["manifest"]))
-        receipt = task["receipt"]
         with session.join(
-            name, identity, model=model, progress=progress, listener=listener, receipt=receipt
+            name,
+            identity,
+            model=model,
+            progress=progress,
+            listener=listener,
+            receipt=task["receipt"],
+            ledger=task["ledger"],
         ) as party:
             for packed in task["runs"]:
                 result = party.run(pipes.unpack_inputs(packed))

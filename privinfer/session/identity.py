@@ -120,6 +120,11 @@ class PublicIdentity:
             raise ConfigError("certificate is not one PEM certificate", hint=_KEYGEN)
         return cls(_parse_certificate(block))
 
+    @property
+    def key_digest(self) -> str:
+        """SHA-256 of the public key, hex: the same in every certificate of one key."""
+        return hashlib.sha256(self._key.public_bytes_raw()).hexdigest()
+
     def verify(self, message: bytes, signature: bytes) -> None:
         """Check a signature made with :meth:`Identity.sign`.
 

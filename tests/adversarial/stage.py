@@ -136,6 +136,7 @@ class Play:
     base: object = None
     stores: object = None  # makes a party's store, or None
     receipts: object = None  # folder
+    ledgers: object = None  # says a party's folder, or None
 
     def __post_init__(self):
         self.base = self.base or manifest(self.deadline)
@@ -155,7 +156,18 @@ class Play:
             store = None if self.stores is None else self.stores(name)
             who = self.identities.get(name, identity(name))
             kept = None if self.receipts is None else self.receipts / f"{name}.receipt"
-            with Party(m, name, who, end, model=own, progress=watch, store=store, receipt=kept) as party:
+            ledger = None if self.ledgers is None else self.ledgers(name)
+            with Party(
+                m,
+                name,
+                who,
+                end,
+                model=own,
+                progress=watch,
+                store=store,
+                receipt=kept,
+                ledger=ledger,
+            ) as party:
                 if self.act is not None:
                     self.act(name, party)
                 for k in range(self.runs):

@@ -39,8 +39,6 @@ SEMI_HONEST = {
         for a, b in (("evaluator1", "evaluator2"), ("evaluator2", "evaluator1"))
         for k in range(4)
     ),
-    ("online", "evaluator1", "receiver", "reveal"),  # its half of the result's mask
-    ("online", "evaluator2", "receiver", "reveal"),
 }
 # Bits that nobody looks at: signatures are read where digests differ, an offer counts where all that keep
 # something have one.

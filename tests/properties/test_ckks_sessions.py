@@ -5,6 +5,8 @@ The ring is a small one that no session would take; one test runs on what a sess
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -13,9 +15,16 @@ from privinfer.backends import ckks
 from privinfer.backends.base import Phase
 from privinfer.backends.ckks import affine, roles
 from privinfer.backends.ckks.evaluate import Outlook
-from privinfer.errors import InputError, IntegrityError, ModelUnsupported, PrecisionError
+from privinfer.errors import (
+    InputError,
+    IntegrityError,
+    ModelUnsupported,
+    PrecisionError,
+    ProtocolViolation,
+)
 from privinfer.graph import ir, reference
 from privinfer.plan.cost_ckks import declared
+from privinfer.protocols import privacy
 from privinfer.protocols.ckks.parameters import Parameters
 from privinfer.runtime.party import check_part
 from tests.adversarial import ckks_stage
@@ -252,3 +261,45 @@ def test_run_local():
     assert report["parties"]["notary"]["roles"] == ["key_holder"]
     assert "lost" not in report
     assert report["trust"].startswith("private unless all of {lab, notary} collude")
+
+
+def test_the_model_owner_counts_answers_and_its_result_is_sealed():
+    """Under encryption nobody else could: a result leaves only once it is written down."""
+    model, rows = sim.random_model(SHALLOW), sim.random_rows(SHALLOW, 2)
+    events = []
+
+    class Counting:
+        def check(self, charges):
+            events.append(("check", charges))
+
+        def spend(self, charges):
+            events.append(("spend", charges))
+
+    def watch(message):
+        if message.step >= roles.RESULT:
+            events.append(("result", []))
+        return message.data
+
+    session = sim.Simulation(model, seat(model.architecture), watch, sim.SMALL)
+    session.model_owner.private = dataclasses.replace(session.model_owner.private, budget=Counting())
+    session.infer(rows)
+    receivers = session.table.receivers
+    wanted = privacy.charges(receivers, 2, {})
+    assert events == [("check", wanted), ("spend", wanted)] + [("result", [])] * len(receivers)
+
+
+def test_a_result_of_another_run_does_not_open():
+    model, rows = sim.random_model(SHALLOW), sim.random_rows(SHALLOW, 1)
+    first = []
+
+    def replay(message):
+        if message.step < roles.RESULT:
+            return message.data
+        first.append(message.data)
+        return first[0]
+
+    session = sim.Simulation(model, seat(model.architecture), replay, sim.SMALL)
+    session.infer(rows, 0)
+    with pytest.raises(ProtocolViolation, match="does not open") as caught:
+        session.infer(rows, 1)
+    assert caught.value.culprit == MODEL_OWNER

@@ -27,7 +27,15 @@ from privinfer.protocols.ckks.parameters import Parameters
 from privinfer.protocols.randomness import Scope
 from privinfer.runtime.drive import drive
 from tests.support.ckks_oracle import wide_floats
-from tests.support.simulate import Deadlock, Message, RecordingPost, Tamper, identity, verify
+from tests.support.simulate import (
+    Deadlock,
+    Message,
+    RecordingPost,
+    Tamper,
+    exchange_keys,
+    identity,
+    verify,
+)
 
 __all__ = ["Deadlock", "Message", "Outcome", "Simulation", "seat", "simulate", "small_ring"]
 
@@ -192,6 +200,7 @@ class Simulation:
             mine = {k: v for k, v in rows.items() if roles.owner(self.table.owners[k]) == role}
             private.inputs.clear()
             private.inputs.update(mine)
+        exchange_keys(self.table, self.privates)
         scope = Scope(self.table.session, number)
         self._run(Phase.OFFLINE, lambda player: player.offline(scope))
         found = self._run(Phase.ONLINE, lambda player: player.online())

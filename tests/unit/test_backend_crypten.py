@@ -26,12 +26,13 @@ from privinfer.backends.crypten.communicator import SLICED, Communicator
 from privinfer.errors import ConfigError, InputError, ModelUnsupported, PrecisionError, ProtocolViolation
 from privinfer.graph import ir, reference
 from privinfer.protocols.randomness import Scope
+from privinfer.protocols.sealing import OVERHEAD
 from privinfer.runtime.drive import drive
 from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest, Party
 from tests.properties.test_programs import EVERY
 from tests.support.bounds import output_float_errors
-from tests.support.simulate import Message, RecordingPost
+from tests.support.simulate import Message, RecordingPost, exchange_keys
 from tests.support.strategies import architectures, random_model, rows
 
 I, N, O = ir.Input, ir.Node, ir.Output  # noqa: E741
@@ -81,6 +82,7 @@ class Session:
         for name, private in self.private.items():
             private.inputs.clear()
             private.inputs.update({k: v for k, v in x.items() if self.owners[k] == name})
+        exchange_keys(self.table, {r: self.private[n] for r, n in self.table.party.items()})
         found = self._drive({r: p.online() for r, p in self.players.items()}, Phase.ONLINE)
         assert not self.post.left_over()
         return {self.table.party[role]: outputs for role, outputs in found.items()}
@@ -222,7 +224,7 @@ def test_the_result_goes_to_its_receiver_and_by_no_detour() -> None:
     online = session.messages(Phase.ONLINE)
     last = max(m.step for m in online)
     shown = [(m.sender, m.receiver, len(m.data)) for m in online if m.step == last]
-    assert sorted(shown) == [(f"rank:{k}", "rank:2", 2 * 3 * 8) for k in (0, 1, 3)]
+    assert sorted(shown) == [(f"rank:{k}", "rank:2", OVERHEAD + 2 * 3 * 8) for k in (0, 1, 3)]
 
 
 @needs_crypten

@@ -439,6 +439,32 @@ def test_party_mistake(privinfer, folder, arguments, code, error):
     assert {p.name for p in folder.iterdir()} == before
 
 
+def test_who_counts_answers_says_where(privinfer, folder):
+    spoil(
+        folder,
+        '[[parties]]\nname = "hospital"',
+        '[terms.release]\nanswers = 3\n\n[[parties]]\nname = "hospital"',
+    )
+    assert privinfer(*seal())[0] == 0
+    for command in (("party", "hospital", *XRAY), ("deal", "hospital", "--count", "3", "--store", "store")):
+        code, _, err = privinfer(*command, "--session", "out.toml")
+        assert code == CONFIG
+        assert "hospital counts this session's answers and has no ledger" in err
+        assert "--ledger DIR" in err
+
+
+def test_seal_refuses_limits_that_its_backend_cannot_keep(refused, folder):
+    text = (
+        DRAFT.read_text()
+        .replace('"mpc"', '"crypten"')
+        .replace("version = 1", 'version = 1\ninsecure = ["crypten"]')
+    )
+    text = text.replace('evaluators = ["startup", "hospital"]', "").replace('helper = "helper"', "")
+    text = re.sub(r'\[\[parties\]\]\nname = "helper"\n.*\n.*\n', "", text)
+    (folder / "draft.toml").write_text(f"{text}\n[terms.release]\ndecimals = 2\n")
+    assert "cannot round results" in refused(CONFIG, *seal())[0]
+
+
 @pytest.mark.parametrize("more", [(), XRAY])
 def test_party_that_is_none(privinfer, folder, more):
     error, hint = mistake(privinfer, CONFIG, "nobody", *more)

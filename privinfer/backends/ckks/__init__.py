@@ -90,7 +90,7 @@ class Ckks:
             return KeyHolder(int(rest), setting, private)
         if kind == "owner":
             return Owner(setting, private, rest)
-        return Receiver(setting, rest)
+        return Receiver(setting, private, rest)
 
 
 def check_model(architecture: ir.Architecture) -> None:

@@ -19,11 +19,13 @@ from privinfer.backends.ckks.key_holder import as_bytes
 from privinfer.backends.ckks.plan import Opened, Refreshed
 from privinfer.backends.ckks.roles import Request, Setting
 from privinfer.errors import ConfigError, InputError, IntegrityError, ProtocolViolation, TransportError
+from privinfer.protocols import privacy
 from privinfer.protocols.ckks import encryption, galois, public_switch, refresh, relinearise
 from privinfer.protocols.ckks.crs import CRS
 from privinfer.protocols.ckks.keys import PublicKey
 from privinfer.protocols.ckks.messages import residues_size, unpack
 from privinfer.protocols.randomness import U64, Scope
+from privinfer.protocols.sealing import Context
 
 Asking = Generator[Send | Receive | Progress, Any, list[U64]]
 
@@ -34,13 +36,13 @@ class ModelOwner(Idle):
     def __init__(self, setting: Setting, private: Private) -> None:
         if private.model is None:
             raise ConfigError("the model owner has to bring the model", hint="pass model=")
-        self.setting, self.model = setting, private.model
+        self.setting, self.model, self.private = setting, private.model, private
+        self.scope = Scope(setting.session, 0)
         self.evaluation: Evaluation | None = None
         self.keys: EvaluationKeys | None = None
         self._begin(setting.session)
         self.rounds: int | None = None
         self.batch: int | None = None
-        self.inference = 0
         self._alive = list(range(len(setting.holders)))
         self._lost: list[str] = []
         self._count = self._asked = 0
@@ -127,7 +129,7 @@ class ModelOwner(Idle):
 
     def offline(self, scope: Scope) -> Play:
         """Note which inference comes, and tell everybody that the keys and the weights are in place."""
-        self.inference = scope.inference
+        self.scope = scope
         for role in self.setting.table.party:
             if role != roles.MODEL_OWNER:
                 yield Send(role, roles.READY, bytes(roles.READY_BYTES))
@@ -142,6 +144,9 @@ class ModelOwner(Idle):
         if self.evaluation is None:
             raise IntegrityError("an evaluation was started without keys")
         batch = self.batch = yield from self._agree_on_batch()
+        budget, answers = self.private.budget, privacy.charges(setting.table.receivers, batch, {})
+        if budget is not None:
+            budget.check(answers)
         self._count = 0
         work = self.evaluation.run_with_pauses((yield from self._inputs(batch)))
         number = self._asked = 0
@@ -163,6 +168,8 @@ class ModelOwner(Idle):
             results: dict[str, Rows] = done.value
         opened = [(o, c) for o in plan.outputs for row in results[o.name] for c in row]
         data = yield from self._open(number, [o for o, _ in opened], [c for _, c in opened])
+        if budget is not None:  # on disk before a result leaves
+            budget.spend(answers)
         last = Request(Request.DONE, 0, 0, batch).to_bytes()
         for k in self._alive:
             yield Send(roles.holder(k), roles.ASK + self._count, last)
@@ -170,7 +177,10 @@ class ModelOwner(Idle):
             yield Send(roles.receiver(party), roles.BATCH, batch.to_bytes(roles.BATCH_BYTES, "little"))
         for k, one in enumerate(plan.outputs):
             mine = [d for d, (o, _) in zip(data, opened, strict=True) if o is one]
-            yield Send(roles.receiver(setting.table.receivers[one.name]), roles.RESULT + k, as_bytes(mine))
+            party = setting.table.receivers[one.name]
+            context = Context(setting.session, self.scope, roles.RESULT + k, roles.MODEL_OWNER)
+            sealed = self.private.keys.seal(party, as_bytes(mine), context)
+            yield Send(roles.receiver(party), roles.RESULT + k, sealed)
         self.rounds = roles.COMPUTED * self._asked
         yield Progress(len(plan.refreshes) + 1, len(plan.refreshes) + 1, "opened")
 
@@ -285,7 +295,7 @@ class ModelOwner(Idle):
             self._asked += 1
             self._said = time.monotonic()
             if not lost:
-                return hidden, f"{self.inference}/{number}/{attempt}", shares
+                return hidden, f"{self.scope.inference}/{number}/{attempt}", shares
             self._alive = [k for k in self._alive if k not in lost]
             self._lost += [setting.holders[k] for k in lost]
             if len(self._alive) < setting.threshold:
