@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from privinfer.backends.base import Private
 from privinfer.errors import ProtocolViolation
 from privinfer.protocols.commitment import COMMITMENT_BYTES, Opening, digest_of
 from privinfer.runtime.alike import Alike
+from privinfer.runtime.consents import Brought, take
 from privinfer.session import canonical
 from privinfer.session.fragment import Fragment
 from privinfer.session.manifest import Manifest
 
-MAX_STATEMENT = 1 << 16
+MAX_STATEMENT = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,12 @@ class Engagement:
     ----------
     inputs : dict
         Input name to its owner's commitment.
+    brought : Brought
+        Consent and revocations, not checked yet.
     """
 
     inputs: dict[str, bytes] = field(default_factory=dict)
+    brought: Brought = field(default_factory=Brought)
 
 
 def commit(private: Private, fragments: Mapping[str, Fragment], session: bytes, run: int) -> dict[str, bytes]:
@@ -57,9 +61,9 @@ def commit(private: Private, fragments: Mapping[str, Fragment], session: bytes, 
     }
 
 
-def statement(inputs: Mapping[str, bytes]) -> bytes:
-    """What a party says: its commitments."""
-    return canonical.dumps({"inputs": dict(inputs)})
+def statement(inputs: Mapping[str, bytes], brought: Brought = Brought()) -> bytes:  # noqa: B008 - frozen
+    """What a party says: its commitments, and the consent party what it brings."""
+    return canonical.dumps({"inputs": dict(inputs), **brought.plain()})
 
 
 def read(manifest: Manifest, said: Mapping[str, bytes]) -> Engagement:
@@ -76,6 +80,8 @@ def read(manifest: Manifest, said: Mapping[str, bytes]) -> Engagement:
             canonical.loads(data, "statement", party, MAX_STATEMENT), "statement", party
         )
         inputs: Any = fields.take("inputs", dict)
+        if party == manifest.terms.consent:
+            found = replace(found, brought=take(fields, party))
         fields.finish()
         if set(inputs) != {k for k, owner in manifest.inputs.items() if owner == party}:
             raise ProtocolViolation("commits to other inputs than it owns", culprit=party)

@@ -74,7 +74,10 @@ class PublicIdentity:
     __slots__ = ("_key", "der", "fingerprint", "name", "not_after", "not_before", "pem")
 
     def __init__(self, certificate: x509.Certificate) -> None:
-        key = certificate.public_key()
+        try:
+            key = certificate.public_key()
+        except Exception as exc:  # of an unknown kind, or garbled: the parser has several ways to say so
+            raise ConfigError("certificate does not hold an Ed25519 key", hint=_KEYGEN) from exc
         if not isinstance(key, Ed25519PublicKey):
             raise ConfigError("certificate does not hold an Ed25519 key", hint=_KEYGEN)
         self._key = key

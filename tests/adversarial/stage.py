@@ -126,6 +126,9 @@ class Play:
     only: tuple = NAMES
     base: object = None
     stores: object = None  # makes a party's store, or None
+    openings: dict = field(default_factory=dict)
+    ledgers: dict = field(default_factory=dict)  # of uses
+    consents: list = field(default_factory=list)  # what the consent party brings to each run, as arguments
 
     def __post_init__(self):
         self.base = self.base or manifest(self.deadline)
@@ -144,12 +147,14 @@ class Play:
         try:
             store = None if self.stores is None else self.stores(name)
             who = self.identities.get(name, identity(name))
-            with Party(m, name, who, end, model=own, progress=watch, store=store) as party:
+            more = {"opening": self.openings.get(name), "uses": self.ledgers.get(name)}
+            with Party(m, name, who, end, model=own, progress=watch, store=store, **more) as party:
                 if self.act is not None:
                     self.act(name, party)
                 for k in range(self.runs):
                     given = self.inputs[k] if isinstance(self.inputs, list) else self.inputs
-                    result = party.run(given.get(name, {}))
+                    brings = self.consents[k] if self.consents and name == m.terms.consent else {}
+                    result = party.run(given.get(name, {}), **brings)
                     mine.report = party.report
                     if result is not None:
                         mine.outputs = result.outputs
