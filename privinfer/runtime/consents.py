@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from privinfer.errors import ConfigError, ConsentError, ProtocolViolation
 from privinfer.runtime.uses import Uses, revoked
@@ -19,6 +19,7 @@ from privinfer.session.manifest import Manifest
 MAX_REVOCATIONS: Final = 16
 MAX_BROUGHT: Final = 1 << 17
 Source = str | os.PathLike[str] | bytes
+T = TypeVar("T", Consent, Revocation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +85,22 @@ def bring(
         raise ConfigError(f"brings more than {MAX_REVOCATIONS} revocations", culprit=name)
     if who == name and consent is None and not revocations:
         raise _missing(name)
-    found = Brought(None if consent is None else _bytes(consent), tuple(map(_bytes, revocations)))
+    found = Brought(None if consent is None else read_source(consent), tuple(map(read_source, revocations)))
     if sum(map(len, (found.consent or b"", *found.revocations))) > MAX_BROUGHT:
         raise ConfigError(f"consent and revocations are longer than {MAX_BROUGHT} bytes", culprit=name)
+    if found.consent is not None:
+        own(found.consent, name, Consent)
+    for signed in found.revocations:
+        own(signed, name, Revocation)
+    return found
+
+
+def own(signed: bytes, name: str | None, kind: type[T]) -> T:
+    """Read a document of this party's own; ConfigError where it has another form."""
     try:
-        if found.consent is not None:
-            Consent.read(found.consent, name)
-        for signed in found.revocations:
-            Revocation.read(signed, name)
+        return kind.read(signed, name)
     except ProtocolViolation as error:
         raise ConfigError(error.message, culprit=name, hint="privinfer consent show FILE") from None
-    return found
 
 
 def admit(
@@ -160,5 +166,6 @@ def _missing(who: str) -> ConsentError:
     return ConsentError("brought no consent", culprit=who, hint="privinfer consent grant makes one")
 
 
-def _bytes(source: Source) -> bytes:
+def read_source(source: Source) -> bytes:
+    """Bytes as they are, or a file's."""
     return source if isinstance(source, bytes) else load(source)
