@@ -18,6 +18,7 @@ from privinfer.backends.base import Phase, Progress, Role
 from privinfer.backends.ckks.moving import check_at_home
 from privinfer.cli import demo as demo_command
 from privinfer.cli import fragment as fragment_command
+from privinfer.cli import serve as serve_command
 from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
@@ -38,6 +39,8 @@ app = typer.Typer(
 )
 
 app.add_typer(fragment_command.app, name="fragment")
+app.command()(serve_command.serve)
+app.command()(serve_command.ask)
 
 RangeOption = Annotated[
     list[str] | None, typer.Option("--range", metavar="NAME=LOW:HIGH", help="Range of an input.")
@@ -75,9 +78,15 @@ def seal(
     ranges: RangeOption = None,
     comparison_bits: BitsOption = None,
     calibration: CalibrationOption = None,
+    template: Annotated[
+        bool, typer.Option("--template", help="Leave the last party open, for `serve` and `ask`.")
+    ] = False,
 ) -> None:
     """Fix parties, certificates and model in a session file that every party then holds alike."""
     loaded = load_model(model, ranges, comparison_bits, calibration)
+    if template:
+        serve_command.seal_template(draft, loaded.architecture, out)
+        return
     manifest = Manifest.seal(draft, loaded.architecture.digest())
     if manifest.backend not in BACKENDS:
         raise ConfigError(
