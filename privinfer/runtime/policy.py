@@ -66,7 +66,7 @@ class Service:
         patients = table.text("patients")
         inputs = folder / table.text("inputs") if table.has("inputs") else None
         key = folder / table.text("fragment_key") if table.has("fragment_key") else None
-        model = from_onnx(folder / table.text("model")) if table.has("model") else None
+        model = _model(table, folder) if table.has("model") else None
         table.finish()
         owned = tuple(sorted(k for k, owner in sample.inputs.items() if owner == name))
         service = cls(
@@ -210,6 +210,19 @@ class Config:
         )
         top.finish()
         return config
+
+
+def _model(table: _Table, folder: Path) -> ir.Model:
+    """The model owner's, with ``ranges = { input = "LOW:HIGH" }`` where the file carries none."""
+    ranges: dict[str, tuple[float, float]] = {}
+    for key, text in (table.table("ranges").mapping(64) if table.has("ranges") else {}).items():
+        low, _, high = text.partition(":")
+        try:
+            ranges[key] = float(low), float(high)
+        except ValueError:
+            raise ConfigError(f"ranges: {key} is not LOW:HIGH") from None
+    bits = table.integer("comparison_bits") if table.has("comparison_bits") else 32
+    return from_onnx(folder / table.text("model"), ranges or None, comparison_bits=bits)
 
 
 def _count(top: _Table, key: str, default: int, least: int = 1) -> int:
