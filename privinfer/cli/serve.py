@@ -16,7 +16,6 @@ from privinfer.runtime.observe import Log
 from privinfer.runtime.party import check_names
 from privinfer.runtime.policy import Config
 from privinfer.runtime.serve import Server
-from privinfer.session.identity import Identity
 from privinfer.session.template import Template
 
 
@@ -33,13 +32,14 @@ def serve(
     server = Server(loaded, Log(name))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.request_stop())
-    server.run()
+    if not server.run():
+        raise typer.Exit(1)  # sessions were cut off
 
 
 def seal_template(draft: Path, architecture: ir.Architecture, out: Path) -> None:
     """Write a template for a draft whose last party is open."""
     template = Template.from_draft(draft, architecture.digest())
-    check_names(template.seal(Identity.generate(template.open, days=1).public), architecture)
+    check_names(template.sample(), architecture)
     try:
         with out.open("x") as file:
             file.write(template.dumps())

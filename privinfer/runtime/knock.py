@@ -139,7 +139,9 @@ def _answered(fields: canonical.Fields, peer: str) -> None:
     code, message, hint = (fields.take(key, str) for key in ("code", "message", "hint"))
     retry = fields.take("retry", float)
     fields.finish()
-    error = BY_CODE.get(code, RefusedError)(_printable(message), culprit=peer, hint=_printable(hint) or None)
+    error = BY_CODE.get(code, RefusedError)(
+        f"refused: {_printable(message)}", culprit=peer, hint=_printable(hint) or None
+    )
     if isinstance(error, RefusedError):
         error.retry = retry if 0 <= retry <= 86400 else 0.0
     raise error
@@ -166,6 +168,8 @@ def knock(manifest: Manifest, server: Party, identity: Identity, patience: float
     PrivinferError
         It refused, with its reason.
     """
+    if len(manifest.raw) > MAX_PROPOSAL - 256:
+        raise ConfigError(f"the session file is longer than {MAX_PROPOSAL - 256} bytes, too long to propose")
     until = time.monotonic() + patience
     expected = server.identity
     line: Line | None = None

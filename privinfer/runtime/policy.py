@@ -58,11 +58,13 @@ class Service:
     owned: tuple[str, ...]
 
     @classmethod
-    def read(cls, table: _Table, name: str, folder: Path) -> Self:
+    def read(cls, table: _Table, identity: Identity, folder: Path) -> Self:
         """Read ``[[services]]``; sealing it once for a stranger shows whether it can be sealed at all."""
         template = Template.load(folder / table.text("template"))
-        sample = template.seal(Identity.generate(template.open, days=1).public)
-        sample.party(name)
+        sample = template.sample()
+        name = identity.name
+        if sample.party(name).identity != identity.public:
+            raise ConfigError("the template has another certificate of this party", culprit=name)
         patients = table.text("patients")
         inputs = folder / table.text("inputs") if table.has("inputs") else None
         key = folder / table.text("fragment_key") if table.has("fragment_key") else None
@@ -191,11 +193,10 @@ class Config:
         identity = Identity.load(file.parent / top.text("identity"))
         if identity.name != name:
             raise ConfigError(f"identity is of {identity.name}, not of {name}", culprit=name)
-        services = tuple(Service.read(one, name, file.parent) for one in top.tables("services", 64))
+        services = tuple(Service.read(one, identity, file.parent) for one in top.tables("services", 64))
         if not services:
             raise ConfigError("services is empty", hint="a [[services]] table for each template")
-        sample = services[0].template.seal(Identity.generate(services[0].template.open, days=1).public)
-        default = sample.party(name).address
+        default = services[0].template.sample().party(name).address
         config = cls(
             identity,
             _address(top, "listen", default),

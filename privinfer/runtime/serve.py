@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
-import ssl
 import threading
 import time
 from collections import OrderedDict
@@ -27,7 +26,6 @@ from privinfer.transport.mesh import listen
 from privinfer.transport.router import Route, Router
 
 MAX_KNOCKING = 64  # threads for those who have not proved who they are
-STOPPED = "stopped"
 
 
 class Server:
@@ -82,11 +80,11 @@ class Server:
         """Refuse new sessions from now on; safe in a signal handler's thread."""
         self._stopping.set()
 
-    def run(self) -> None:
-        """Serve until :meth:`request_stop`, then finish what runs."""
+    def run(self) -> bool:
+        """Serve until :meth:`request_stop`, then finish what runs; says whether all did."""
         self.start()
         self._stopping.wait()
-        self.stop()
+        return self.stop()
 
     def stop(self) -> bool:
         """Refuse new sessions, let those that run finish within the deadline; says whether all did."""
@@ -112,7 +110,11 @@ class Server:
                 oldest, _ = self._knocking.popitem(last=False)
                 _shut(oldest)
             self._knocking[sock] = None
-        threading.Thread(target=self._hear, args=(sock,), name="knock", daemon=True).start()
+        try:
+            threading.Thread(target=self._hear, args=(sock,), name="knock", daemon=True).start()
+        except RuntimeError:  # the system gives no thread: this one has to come again
+            self._proved(sock)
+            sock.close()
 
     def _proved(self, sock: socket.socket) -> None:
         with self._lock:
@@ -123,26 +125,20 @@ class Server:
         try:
             raw.settimeout(kn.HANDSHAKE_S)
             # the socket stays ours under its own handle, so that it can be shut from outside
-            secure = self._context.wrap_socket(raw.dup(), server_side=True)
-        except (OSError, ValueError):
-            self._meter.refused("tls")
+            with kn.Line(self._context.wrap_socket(raw.dup(), server_side=True), None) as line:
+                try:
+                    self._propose(raw, line)
+                except PrivinferError as error:
+                    self._meter.refused(error.code)
+                    self._log("refused", code=error.code)
+                    line.say(kn.refusal(error))
+        except OSError:  # ssl.SSLError is one
+            self._meter.refused("lost")
+        except Exception as error:  # a bug, which must not end the thread with its variables printed
+            self._log("failed", code=type(error).__name__)
+        finally:
             self._proved(raw)
             raw.close()
-            return
-        with raw, kn.Line(secure, None) as line:
-            try:
-                self._propose(raw, line)
-            except PrivinferError as error:
-                self._meter.refused(error.code)
-                self._log("refused", code=error.code)
-                with contextlib.suppress(OSError):
-                    line.say(kn.refusal(error))
-            except (OSError, ssl.SSLError):
-                self._meter.refused("lost")
-            except Exception as error:
-                self._log("failed", code=type(error).__name__)
-            finally:
-                self._proved(raw)
 
     def _propose(self, raw: socket.socket, line: kn.Line) -> None:
         nonce = secrets.token_bytes(kn.NONCE_BYTES)

@@ -80,10 +80,13 @@ class Template:
 
     def dumps(self) -> str:
         """Write the template in one form, certificates included."""
-        stand_in = Identity.generate(self.open, days=1).public
-        head, mark, last = self.seal(stand_in).dumps().rpartition("[[parties]]\n")
+        head, mark, last = self.sample().dumps().rpartition("[[parties]]\n")
         lines = [line for line in head.splitlines() if not line.startswith("session = ")]
         return "\n".join([*lines, mark + last.splitlines()[0], ""])
+
+    def sample(self) -> Manifest:
+        """Seal it for a stranger, which shows whether it can be sealed at all."""
+        return self.seal(Identity.generate(self.open, days=1).public)
 
     def seal(self, who: PublicIdentity, session: str | None = None) -> Manifest:
         """Make the session for one party.
