@@ -20,6 +20,7 @@ from privinfer.cli import commit as commit_command
 from privinfer.cli import consent as consent_command
 from privinfer.cli import demo as demo_command
 from privinfer.cli import fragment as fragment_command
+from privinfer.cli import serve as serve_command
 from privinfer.cli import verify as verify_command
 from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
@@ -48,6 +49,8 @@ app = typer.Typer(
 
 app.add_typer(fragment_command.app, name="fragment")
 app.add_typer(consent_command.app, name="consent")
+app.command()(serve_command.serve)
+app.command()(serve_command.ask)
 
 RangeOption = Annotated[
     list[str] | None, typer.Option("--range", metavar="NAME=LOW:HIGH", help="Range of an input.")
@@ -93,10 +96,20 @@ def seal(
     comparison_bits: BitsOption = None,
     calibration: CalibrationOption = None,
     opening: OpeningOption = None,
+    template: Annotated[
+        bool, typer.Option("--template", help="Leave the last party open, for `serve` and `ask`.")
+    ] = False,
 ) -> None:
     """Fix parties, certificates and model in a session file that every party then holds alike."""
     loaded = load_model(model, ranges, comparison_bits, calibration)
     weights = None if opening is None else commit_command.commitment_for(opening, loaded)
+    if template:
+        if weights is not None:
+            raise ConfigError(
+                "a template takes no opening", hint=f'weights = "{weights}" in the draft\'s [terms]'
+            )
+        serve_command.seal_template(draft, loaded.architecture, out)
+        return
     manifest = Manifest.seal(draft, loaded.architecture.digest(), weights)
     if manifest.backend not in BACKENDS:
         raise ConfigError(

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import hmac
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +61,7 @@ from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest
 from privinfer.transport.endpoint import Endpoint
 from privinfer.transport.frames import Kind
+from privinfer.transport.mesh import Listener
 from privinfer.transport.tls import connect
 
 Watcher = Callable[[Role, Phase, Progress], None]
@@ -114,7 +114,8 @@ class Session:
         *,
         model: ir.Model | None = None,
         progress: Watcher | None = None,
-        listener: socket.socket | None = None,
+        listener: Listener | None = None,
+        shared: bool = False,
         store: str | os.PathLike[str] | Store | None = None,
         opening: str | os.PathLike[str] | Opening | None = None,
         receipt: str | os.PathLike[str] | None = None,
@@ -133,8 +134,10 @@ class Session:
             Required of the model owner and of nobody else.
         progress : callable, optional
             Told how far each phase is.
-        listener : socket, optional
+        listener : Listener, optional
             Listening socket to use in place of the address in the session file.
+        shared : bool
+            The others are reached at ports that serve many sessions: ``privinfer serve``.
         store : path or Store, optional
             Where what was dealt ahead lies, or will; see :meth:`Party.deal`. Used when all parties that
             keep something brought theirs.
@@ -183,6 +186,7 @@ class Session:
                 bytes.fromhex(manifest.session),
                 manifest.connect_timeout,
                 listener,
+                shared=shared,
                 stall_timeout=manifest.deadline,
             )
         except BaseException:
