@@ -34,7 +34,7 @@ from privinfer.plan.cost import declared_run
 from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.commitment import Opening, digest_of_weights
 from privinfer.protocols.randomness import Scope
-from privinfer.runtime import chunks, engage, report
+from privinfer.runtime import chunks, engage, memory, report
 from privinfer.runtime.agree import Joining
 from privinfer.runtime.ahead import (
     agreed,
@@ -146,6 +146,7 @@ class Session:
             A party did not come in time, or was lost; the culprit is named.
         """
         manifest = self.manifest
+        memory.keep_freed()
         if not isinstance(identity, Identity):
             identity = Identity.load(identity)
         if store is not None and not isinstance(store, Store):
