@@ -308,7 +308,8 @@ class Audit:
                 continue
             for send in (one for one in sends if party[one.to] == peer):
                 if not any(
-                    message[0].fields[3] & _STEP == send.step and self._same(send.data, peer, at, message)
+                    message[0].fields[3] & _STEP == send.step
+                    and self._same(bytes(send.data), peer, at, message)
                     for at, message in messages
                 ):
                     raise IntegrityError(

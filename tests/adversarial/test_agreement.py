@@ -10,6 +10,7 @@ import pytest
 
 from privinfer.errors import ConfigError, IntegrityError, ProtocolViolation
 from privinfer.protocols.commitment import Opening, digest_of, digest_of_weights
+from privinfer.protocols.sealing import ReceiverKey
 from privinfer.runtime import engage, party
 from privinfer.runtime.greeting import SIGNATURES, STATEMENTS
 from privinfer.runtime.post import GREETINGS
@@ -101,6 +102,28 @@ def test_two_parties_are_told_different_commitments():
     play.hook = lying(lambda data: resigned(other, context[0]), GREETINGS, to="patient")
     play.hub.on_frame = play.hook
     everybody(play.run(), ProtocolViolation, LIAR, "different things", but=(LIAR,))
+
+
+def with_key(monkeypatch, party, key):
+    """Let one party say this key in its engagement."""
+    original = engage.make_key
+
+    def make_key(private, manifest, name):
+        return key if name == party else original(private, manifest, name)
+
+    monkeypatch.setattr(engage, "make_key", make_key)
+
+
+@pytest.mark.parametrize("key", [None, bytes(32), bytes(31), b"\1" + bytes(31)])
+def test_a_receiver_without_a_proper_key(key, monkeypatch):
+    """None, a point of low order, too short: its results could be sealed to nobody or to everybody."""
+    with_key(monkeypatch, "patient", key)
+    everybody(stage.Play().run(), ProtocolViolation, "patient", "key")
+
+
+def test_a_key_of_a_party_that_receives_nothing(monkeypatch):
+    with_key(monkeypatch, LIAR, ReceiverKey.fresh().public)
+    everybody(stage.Play().run(), ProtocolViolation, LIAR, "unknown field 'key'")
 
 
 def test_somebody_else_is_framed():
