@@ -336,10 +336,7 @@ class Audit:
             if sent and not all(peer in leg.peers for _, leg in places):
                 continue
             starts = _starts(one, other, sent=sent)
-            found = [
-                (starts[k], list(Entry.split(_side(leg, sent).get(other, b""))), leg.number)
-                for k, leg in places
-            ]
+            found = [(starts[k], list(Entry.split(_side(leg, sent).get(other, b""))), k) for k, leg in places]
             return found, f"by {peer}'s receipt" if holder == peer else f"as {peer} signed"
         return [], ""
 
