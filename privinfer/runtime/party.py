@@ -734,7 +734,7 @@ class Party:
             return
         office, joint = self._office, ckks.joint_key(self._players.values())
         try:
-            self._evidence.write(office.inference, office.missing, self._failed, self._opening, joint)
+            self._evidence.write(office.missing, self._failed, self._opening, joint)
         except ConfigError as error:
             if self._failed is None:
                 raise
