@@ -35,15 +35,20 @@ def check(manifest: Manifest, receipt: str | os.PathLike[str] | None) -> None:
             "this session keeps no receipts", hint="all parties agree to them: receipts = true under [terms]"
         )
     path = Path(receipt)
-    if path.suffix == ".opening":
-        raise ConfigError(f"receipt {path} would lie where its opening has to", hint="call it otherwise")
-    for one in (path, path.with_suffix(".opening")):
+    for one in (path, beside(path)):
         if one.exists():
             raise ConfigError(
                 f"{one} exists already", hint="evidence is never overwritten; name another file"
             )
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"cannot write receipt {path}", hint="is there such a folder?")
+
+
+def beside(receipt: Path) -> Path:
+    """Where a receipt's opening lies: `.opening` in the place of `.receipt` or `.cbor`, or behind it."""
+    if receipt.suffix in (".receipt", ".cbor"):
+        return receipt.with_suffix(".opening")
+    return receipt.with_name(f"{receipt.name}.opening")
 
 
 class Evidence:
@@ -173,7 +178,7 @@ class Evidence:
                 None if joint is None or not self._inputs else joint.to_bytes(),
                 self._signatures,
             )
-            _write_new(self.path.with_suffix(".opening"), secret.to_bytes(), 0o600)
+            _write_new(beside(self.path), secret.to_bytes(), 0o600)
         _write_new(self.path, found.to_bytes(self._identity), 0o644)
 
 

@@ -647,8 +647,9 @@ def test_refused_before_the_join(tmp_path, monkeypatch):
         evidence.check(stage.manifest(), path)
     with pytest.raises(ConfigError, match="cannot write"):
         evidence.check(BASE, tmp_path / "none" / "a.receipt")
-    with pytest.raises(ConfigError, match="would lie"):
-        evidence.check(BASE, tmp_path / "a.opening")
+    assert evidence.beside(tmp_path / "a.cbor") == tmp_path / "a.opening"
+    assert evidence.beside(tmp_path / "a.receipt.2") == tmp_path / "a.receipt.2.opening"
+    assert evidence.beside(tmp_path / "a.opening") == tmp_path / "a.opening.opening"
     for taken in ("a.receipt", "a.opening"):
         (tmp_path / taken).touch()
         with pytest.raises(ConfigError, match="exists already"):
