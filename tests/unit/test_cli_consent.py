@@ -1,4 +1,4 @@
-"""`privinfer consent` and `privinfer commit`: what they write, print and refuse; a whole session of processes."""
+"""`privinfer consent` and `privinfer commit`: what they write, print and refuse."""
 
 from __future__ import annotations
 
