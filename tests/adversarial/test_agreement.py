@@ -10,7 +10,7 @@ import pytest
 
 from privinfer.errors import ConfigError, IntegrityError, ProtocolViolation
 from privinfer.protocols.commitment import Opening, digest_of, digest_of_weights
-from privinfer.runtime import engage
+from privinfer.runtime import engage, party
 from privinfer.runtime.greeting import SIGNATURES, STATEMENTS
 from privinfer.runtime.post import GREETINGS
 from privinfer.session import agreement, canonical
@@ -156,13 +156,18 @@ def test_an_expired_session_starts_no_run():
         assert "expired" in str(outcome.error)
 
 
-def test_the_weights_are_those_of_the_session():
+def test_the_weights_are_those_of_the_session(monkeypatch):
     opening = Opening.fresh(b"")
     model = stage.model()
     digest = digest_of_weights(model)
     right = opening.commit("weights", digest, model.architecture.digest()).hex()
     base = stage.manifest(terms=Terms(weights=right))
-    outcomes = stage.Play(base=base).run()  # another salt, another commitment
+    for outcome in stage.Play(base=base, openings={stage.E1: opening}).run().values():
+        assert outcome.error is None
+    other = Opening.fresh(b"")  # another salt, another commitment, and an owner that does not look
+    lie = other, other.commit("weights", digest, model.architecture.digest())
+    monkeypatch.setattr(party, "commit_to_weights", lambda m, own, opening: None if own is None else lie)
+    outcomes = stage.Play(base=base).run()
     everybody(outcomes, ProtocolViolation, stage.E1, "other weights", but=(stage.E1,))
 
 
