@@ -186,9 +186,11 @@ def test_the_weights_are_those_of_the_session(monkeypatch):
     digest = digest_of_weights(model)
     right = opening.commit("weights", digest, model.architecture.digest()).hex()
     base = stage.manifest(terms=Terms(weights=right))
-    other = Opening.fresh(digest)
+    for outcome in stage.Play(base=base, openings={stage.E1: opening}).run().values():
+        assert outcome.error is None
+    other = Opening.fresh(b"")  # another salt, another commitment, and an owner that does not look
     lie = other, other.commit("weights", digest, model.architecture.digest())
-    monkeypatch.setattr(party, "commit_to_weights", lambda m, model, o: None if model is None else lie)
+    monkeypatch.setattr(party, "commit_to_weights", lambda m, own, opening: None if own is None else lie)
     outcomes = stage.Play(base=base).run()
     everybody(outcomes, ProtocolViolation, stage.E1, "other weights", but=(stage.E1,))
 
