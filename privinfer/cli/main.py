@@ -179,6 +179,7 @@ def party(
     ] = None,
 ) -> None:
     """Take part in one inference as one party; the others run the same command elsewhere."""
+    memory.keep_freed()
     sealed = Session.load(session)
     sealed.manifest.party(name)
     # an inference is spent once it has begun, so whatever could stop its end is looked at before
@@ -442,7 +443,6 @@ def write_json(path: Path, content: dict[str, Any] | None) -> None:
 
 def main() -> None:
     """Entry point: errors become two lines and an exit code."""
-    memory.keep_freed()
     try:
         code = app(standalone_mode=False)
     except PrivinferError as error:

@@ -11,6 +11,7 @@ import typer
 
 from privinfer.errors import ConfigError, RefusedError
 from privinfer.graph import ir
+from privinfer.runtime import memory
 from privinfer.runtime.knock import ask as ask_them
 from privinfer.runtime.observe import Log
 from privinfer.runtime.party import check_names
@@ -29,6 +30,7 @@ def serve(
     if check:
         typer.echo(f"{config} is good: {len(loaded.services)} services")
         return
+    memory.few_arenas()
     server = Server(loaded, Log(name))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.request_stop())

@@ -17,6 +17,7 @@ from typing import Any
 
 from privinfer.errors import PrivinferError, ProtocolViolation
 from privinfer.runtime import knock as kn
+from privinfer.runtime import memory
 from privinfer.runtime.observe import Log, Meter
 from privinfer.runtime.party import Session
 from privinfer.runtime.policy import Config, Policy, Service, Slots
@@ -146,8 +147,8 @@ class Server:
         manifest, service, patient = self._policy.match(sealed)
         patient.verify(kn.proposal(nonce, self._config.identity.fingerprint, sealed), signature)
         self._policy.admits(manifest, service, patient)
-        self._proved(raw)
         self._policy.begin(manifest, patient)
+        self._proved(raw)
         with contextlib.ExitStack() as undo:
             undo.callback(self._policy.end, patient)
             self._slots.take(self._config.queue_seconds)
@@ -203,6 +204,7 @@ class Server:
             outcome = type(error).__name__
         finally:
             done()
+            memory.give_back()
         self._meter.ended(outcome, report)
         self._log(
             "ended",

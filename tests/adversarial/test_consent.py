@@ -14,6 +14,7 @@ from privinfer import run_local
 from privinfer.errors import ConfigError, ConsentError, ProtocolViolation
 from privinfer.graph import reference
 from privinfer.protocols.commitment import Opening
+from privinfer.protocols.sealing import ReceiverKey
 from privinfer.runtime import consents, engage
 from privinfer.runtime.post import GREETINGS
 from privinfer.session import Identity, canonical
@@ -166,10 +167,11 @@ def lying(monkeypatch: pytest.MonkeyPatch, change: Any, liar: str = PATIENT) -> 
     def lax(manifest: Any, name: str, *rest: Any) -> Any:
         return consents.Brought() if name == liar else bring(manifest, name, *rest)
 
-    def said(inputs: Any, brought: Any) -> bytes:
+    def said(inputs: Any, key: bytes | None, brought: Any) -> bytes:
         if threading.current_thread().name == liar:  # each party of a play has one
-            return canonical.dumps({"inputs": dict(inputs), **change})
-        return statement(inputs, brought)
+            own = {} if key is None else {"key": key}
+            return canonical.dumps({"inputs": dict(inputs), **own, **change})
+        return statement(inputs, key, brought)
 
     def blind(brought: Any, manifest: Any, name: str, *rest: Any, **more: Any) -> None:
         if name != liar:
@@ -250,7 +252,8 @@ def test_nobody_else_brings_a_consent(tmp_path: Path, monkeypatch: Any) -> None:
 def test_two_consents_told_to_two_parties_convict(tmp_path: Path) -> None:
     """Both are good; before anything that depends on an input leaves, everybody knows."""
     online = []
-    second = engage.statement({}, consents.Brought(kit.signed(kit.consent())))
+    key = ReceiverKey.fresh().public
+    second = engage.statement({}, key, consents.Brought(kit.signed(kit.consent())))
     session: list[bytes] = []
 
     def hook(source: str, destination: str, frame: Any) -> Any:
