@@ -1,8 +1,8 @@
 """DICOM radiographs to pictures in 0..1, black low, as a reader would see them.
 
-Only the tags below are parsed: nothing that names a person is ever in memory as such, and no message, repr or
-result holds a value of the file's. (Names burned into the picture cannot be seen from here: files that declare some
-are refused.) Source: DICOM PS3.3 C.7.6.3, C.11.1, C.11.2.1.2.
+Only the tags below are parsed: what names a person is never taken from a file, and no message, repr or result
+holds a value of the file's. (Text burned into a picture cannot be seen from here: files that declare some are
+refused.) Source: DICOM PS3.3 C.7.6.3, C.11.1, C.11.2.1.2.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Dicom:
     modalities, body_parts, views : tuple of str
         What is admitted; () admits everything, and a file that does not say is refused otherwise.
     orientation : str
-        ``upright``: a file whose rows run to the patient's right or columns to the head is turned over, one that
-        lies on its side is refused, one that does not say is taken as it is; ``any``: as stored.
+        ``upright``: a file whose rows run to the patient's right or columns to the head is turned over, one
+        that lies on its side is refused, one that does not say is taken as it is; ``any``: as stored.
     burned_in : str
         ``refuse`` or ``accept`` pictures that declare names burned into them.
     channel : bool
@@ -231,22 +231,23 @@ class Dicom:
             )
             low, high = np.sort(_rescale(data, ends, name))
             return np.asarray(np.clip((x - low) / (high - low), 0.0, 1.0))
-        if self.window == "file":
-            if data.get("VOILUTSequence"):
-                return _lut(x, data, name)
-            if data.get("WindowCenter") is None or data.get("WindowWidth") is None:
-                raise InputError(
-                    f"{name} says no window", hint='set window = "bits" or [centre, width] in the door file'
-                )
-            centre, width = (_first(data, key, name) for key in ("WindowCenter", "WindowWidth"))
-            function = data.get("VOILUTFunction") or "LINEAR"
+        function = "LINEAR"
+        if not isinstance(self.window, str):
+            centre, width = self.window
+        elif data.get("VOILUTSequence"):
+            return _lut(x, data, name)
+        elif data.get("WindowCenter") is None or data.get("WindowWidth") is None:
+            raise InputError(
+                f"{name} says no window", hint='set window = "bits" or [centre, width] in the door file'
+            )
         else:
-            (centre, width), function = self.window, "LINEAR"
+            centre, width = (_first(data, key, name) for key in ("WindowCenter", "WindowWidth"))
+            function = data.get("VOILUTFunction") or function
         if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width < (
             1 if function == "LINEAR" else 1e-9
         ):
             raise InputError(f"{name} has a window that is none", hint="set window in the door file")
-        seen = window(x, float(centre), float(width), function)
+        seen = window(x, centre, width, function)
         if x.min() < x.max() and seen.min() == seen.max():
             raise InputError(
                 f"{name}: the window shows one grey", hint="its centre and width do not fit the pixels"

@@ -59,6 +59,9 @@ class Record:
         if self.values.size and not (self.low <= self.values.min() and self.values.max() <= self.high):
             raise InputError("a value lies outside of the door's declared range")
 
+    def __repr__(self) -> str:
+        return f"Record(shape={self.values.shape}, low={self.low:g}, high={self.high:g})"
+
     def __reduce__(self) -> Any:
         raise TypeError("a record holds secret data and is not pickled")
 

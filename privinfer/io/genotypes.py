@@ -1,7 +1,8 @@
 """Genotypes to dosages: copies of a named allele at named sites, from VCF, PLINK or 23andMe files.
 
-What may not go wrong in silence: a file of another build (its header says so, or rs numbers lie elsewhere), another
-allele at the place, a strand that cannot be told (A/T and C/G sites), a site that the file does not have, a gap.
+What may not go wrong in silence: a file of another build (its header says so, or rs numbers lie elsewhere),
+another allele at the place, a strand that cannot be told (A/T and C/G sites), a site that the file does not
+have, a gap.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ class Genotypes:
     strand : str
         ``forward``: alleles have to be the site's; ``either``: also those of the other strand.
     ambiguous : str
-        A/T and C/G sites: ``refuse`` the door, trust that files are on the ``forward`` strand, or treat them as a
-        ``gap``.
+        A/T and C/G sites: ``refuse`` the door, trust that files are on the ``forward`` strand, or treat them
+        as a ``gap``, like absent ones.
     missing, absent : str
-        A person without a call, and a site without a record in the file (or only one of other alleles): ``refuse``,
-        ``zero`` copies, or the ``mean``, twice the site's frequency.
+        A person without a call, and a site without a record in the file (or only one of other alleles):
+        ``refuse``, ``zero`` copies, or the ``mean``, twice the site's frequency.
     """
 
     kind: ClassVar[str] = "genotypes"
@@ -116,7 +117,8 @@ class Genotypes:
         Returns
         -------
         Record
-            (people, sites), copies of the effect allele in 0..2; on X a man has 0 or 1 where the file is haploid.
+            (people, sites), copies of the effect allele in 0..2; on X a man has 0 or 1 where the file is
+            haploid there.
 
         Raises
         ------
@@ -146,8 +148,9 @@ class Genotypes:
                 hint=f'if it is of {self.build}, set file_build = "{self.build}" in the door file',
             )
         if build != self.build:
+            other = build if build in BUILDS else "another build"
             raise InputError(
-                f"{source.name} is of {build if build in BUILDS else 'another build'}, the sites are of {self.build}",
+                f"{source.name} is of {other}, and the sites are of {self.build}",
                 hint="use the sites or score file of that build, or lift the file over",
             )
 
@@ -171,7 +174,7 @@ class Genotypes:
     ) -> Array:
         if site.ambiguous and self.ambiguous == "gap":
             return np.array([self._fill(site, "absent", "is A/T or C/G", name)])
-        matches = []
+        matches: list[tuple[Variant, str | None, bool]] = []
         for record in records:
             # the other strand of an ambiguous site is the site itself
             flip = self.strand == "either" and not site.ambiguous
@@ -192,7 +195,8 @@ class Genotypes:
             )
             return np.array([self._fill(site, "absent", f"has {why}", name, hint)])
         record, allele, flipped = matches[0]
-        notes["turned over"] = notes.get("turned over", 0) + flipped
+        if flipped:
+            notes["turned over"] = notes.get("turned over", 0) + 1
         if allele is None:
             copies = np.full(record.copies.shape[1], -1, np.int8)
         elif allele in record.alleles:

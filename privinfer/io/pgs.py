@@ -1,6 +1,7 @@
-"""Scoring files of the PGS Catalog: sites for the door of whoever has genotypes, and a linear model for the score's owner.
+"""Scoring files of the PGS Catalog: sites for whoever has genotypes, a linear model for the score's owner.
 
-Weights are taken as they are scored: what `weight_type` calls them (log odds, betas, nothing) changes no number.
+Weights are taken as they are scored: what `weight_type` calls them (log odds, betas, nothing) changes no
+number.
 Source: PGS Catalog scoring file format 2.0, https://www.pgscatalog.org/downloads/#dl_ftp_scoring.
 """
 

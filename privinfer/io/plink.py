@@ -70,11 +70,14 @@ class Plink:
             with bed_reader.open_bed(
                 self._bed, len(self.people), len(self._rows), skip_format_check=False, num_threads=1
             ) as bed:
-                counts = bed.read(np.s_[:, wanted], dtype="int8")
+                counts = bed.read(np.s_[:, wanted], dtype="int8").astype(np.int16)
         except Exception:  # a parser of foreign files raises what it likes
             raise InputError(f"{self.name} cannot be read") from None
         for k, (where_chrom, pos, rsid, alleles) in enumerate(found):
             first_copies = counts[:, k]
             gap = first_copies == _MISSING
-            copies = np.stack([np.where(gap, -1, first_copies), np.where(gap, -1, 2 - first_copies)])
-            yield Variant(where_chrom, pos, rsid, alleles, copies.astype(np.int8))
+            copies = np.where(gap, -1, [first_copies, 2 - first_copies]).astype(np.int8)
+            if alleles[0] == "0":  # nobody of the set has another allele, and the .bim does not know it
+                yield Variant(where_chrom, pos, rsid, alleles[1:], copies[1:], exhaustive=False)
+            else:
+                yield Variant(where_chrom, pos, rsid, alleles, copies)

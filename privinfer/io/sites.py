@@ -1,7 +1,8 @@
-"""Sites of a genome and the one question about them: how many copies of the effect allele does a person have?
+"""Sites of a genome: places, and the allele whose copies are counted there.
 
-A record of a file answers for a site if it lies at its position and speaks of its alleles, in either order (REF and
-ALT swapped change nothing: copies of a named allele are counted) or, where a door admits it, on the other strand.
+A record of a file answers for a site if it lies at its position and speaks of its alleles, in either order
+(REF and ALT swapped change nothing: copies of a named allele are counted) or, where a door admits it, on the
+other strand.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Door files: the settings of a door as TOML, the same bytes at whoever writes a session and whoever has data."""
+"""Door files: the settings of a door as TOML, the same at whoever writes a session and whoever has data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS: Final = ("dicom", "genotypes", "fhir", "table")
 # suffixes that say by themselves what a file is; those of the second kind need a door file
 OWN: Final = (".dcm", ".dicom")
 NEEDY: Final = {
-    **dict.fromkeys((".vcf", ".vcf.gz", ".bcf", ".bed", ".txt"), "genotypes"),
+    **dict.fromkeys((".vcf", ".vcf.gz", ".bcf", ".bed", ".txt", ".txt.gz"), "genotypes"),
     **dict.fromkeys((".json", ".json.gz"), "fhir"),
     ".parquet": "table",
 }
@@ -124,8 +124,8 @@ def _quantity(values: Mapping[str, Any]) -> Quantity:
     for key in ("low", "high"):  # a default range would be a guess
         if key not in values:
             raise ConfigError(f"quantity {values.get('name')!r} has no {key}")
-    plain = {k: v for k, v in values.items() if k != "loinc"}
-    return Quantity(**{k: float(v) if k in numbers else v for k, v in plain.items()})
+    settings: dict[str, Any] = {k: float(v) if k in numbers else v for k, v in values.items() if k != "loinc"}
+    return Quantity(**settings)
 
 
 def _quantities(top: dict[str, Any]) -> list[dict[str, Any]]:
@@ -153,7 +153,8 @@ def _dicom(top: dict[str, Any], _: Path) -> Door:
     lists = dict.fromkeys(("size", "modalities", "body_parts", "views"), list)
     words = dict.fromkeys(("resize", "fit", "orientation", "burned_in"), str)
     _check(top, {**lists, **words, "window": (str, list), "channel": bool})
-    return Dicom(**{k: tuple(v) if isinstance(v, list) else v for k, v in top.items()})
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in top.items()}
+    return Dicom(**settings)
 
 
 def _genotypes(top: dict[str, Any], folder: Path) -> Door:

@@ -1,8 +1,8 @@
 """CSV and Parquet tables with a schema: columns by name, each with a unit, a range and a policy for gaps.
 
-A unit may stand in the header, ``creatinine [mg/dL]``, or in Parquet in a column's metadata (``unit``); then it is
-converted to the declared one or refused. A column without is taken to be in the declared unit, and its range
-is what guards against another.
+A unit may stand in the header, ``creatinine [mg/dL]``, or in Parquet in a column's metadata (``unit``); then
+it is converted to the declared one or refused. A column without is taken to be in the declared unit, and its
+range is what guards against another.
 """
 
 from __future__ import annotations
@@ -166,4 +166,4 @@ class Table:
 def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise InputError("a column of the table holds neither numbers nor text")
-    return "NaN" if value != value else str(value)
+    return str(value)

@@ -1,4 +1,4 @@
-"""Raw data as 23andMe exports them: rsid, chromosome, position and one or two letters, on the forward strand."""
+"""Raw data as 23andMe exports them: rsid, chromosome, position and one or two letters, forward strand."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """VCF 4.x as text, plain or gzip: positions, alleles and GT.
 
-Own reader, for two reasons: htslib (and so cyvcf2) writes lines of a file it cannot read to standard error, past every
-error of ours, and it reads a position that is no number without a word. The tests hold this reader against it.
+Own reader, because htslib (and so cyvcf2) writes what it cannot read to standard error, words of the file
+among it and past every error of ours, and offers Python no way to stop it. The tests hold this reader
+against cyvcf2.
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ class Vcf:
             if len(cells) != len(self.people):
                 raise InputError(f"{self.name} line {number} has another number of people than the header")
             alleles = (fixed[3].upper(), *(a for a in fixed[4].upper().split(",") if a != "."))
-            yield Variant(*where, fixed[2], alleles, self._copies(cells, fixed[8], len(alleles), number))
+            copies = self._copies(cells, fixed[8], len(alleles), number)
+            # a record without ALT shows one allele and leaves the other open
+            yield Variant(*where, fixed[2], alleles, copies, exhaustive=len(alleles) > 1)
 
     def _copies(self, cells: list[str], form: str, alleles: int, number: int) -> np.ndarray:
         if form.split(":", 1)[0] != "GT":  # the format wants it first

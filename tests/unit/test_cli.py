@@ -112,7 +112,7 @@ def test_help_lists_the_commands(privinfer):
     code, out, err = privinfer("--help")
     assert (code, err) == (0, "")
     assert re.findall(r"^│ (\w+) {2,}\S", out, re.MULTILINE) == [
-        *("keygen", "seal", "party", "deal", "demo", "fragment"),
+        *("keygen", "seal", "party", "deal", "demo", "fragment", "door"),
     ]
 
 

@@ -22,10 +22,10 @@ LAYERS = (
     "plan",
     "backends",
     "protocols",
+    "io",
     "session",
     "transport",
     "graph",
-    "io",
     "insecure",
     "errors",
 )
@@ -203,7 +203,7 @@ def test_importing_privinfer_is_light() -> None:
     """No torch, onnx or tenseal: a hospital that only brings inputs has none of them."""
     code = (
         "import sys, privinfer; "
-        "heavy = ('torch', 'onnx', 'onnxruntime', 'scipy', 'pandas', 'tenseal'); "
+        "heavy = ('torch', 'onnx', 'onnxruntime', 'scipy', 'pandas', 'tenseal', 'pydicom', 'pyarrow', 'bed_reader'); "
         "print([m for m in heavy if m in sys.modules])"
     )
     out = subprocess.run(
