@@ -24,7 +24,7 @@ from privinfer.io.quantities import Quantity, columns
 from privinfer.session import canonical
 
 MAX_COLUMNS: Final = 10_000
-_HEADER = re.compile(r"(?P<name>.*\S)\s*\[(?P<unit>[^\[\]]+(?:\[[^\]]*\][^\[\]]*)*)\]")
+_HEADER = re.compile(r"(?P<name>[^\[\]]*[^\[\]\s])\s*\[(?P<unit>.+)\]")
 
 
 @dataclass(frozen=True, slots=True)
