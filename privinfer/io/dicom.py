@@ -235,7 +235,8 @@ class Dicom:
         if not isinstance(self.window, str):
             centre, width = self.window
         elif data.get("VOILUTSequence"):
-            return _lut(x, data, name)
+            shown, bits = _look_up(x, data, "VOILUTSequence", name)
+            return np.clip(shown / ((1 << bits) - 1), 0.0, 1.0)
         elif data.get("WindowCenter") is None or data.get("WindowWidth") is None:
             raise InputError(
                 f"{name} says no window", hint='set window = "bits" or [centre, width] in the door file'
@@ -272,7 +273,9 @@ def _open(file: Path) -> Any:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise InputError(f"{file.name} is larger than 512 MiB")
-        return pydicom.dcmread(file, specific_tags=list(TAGS))
+        data = pydicom.dcmread(file, specific_tags=list(TAGS))
+        list(data.iterall())  # pydicom would convert each value when it is asked for, and fail then
+        return data
     except FileNotFoundError:
         raise InputError(f"there is no file {file}") from None
     except InputError:
@@ -308,27 +311,34 @@ def _decode(data: Any, name: str) -> Array:
 
 def _rescale(data: Any, stored: Array, name: str) -> Array:
     if data.get("ModalityLUTSequence"):
-        pixels = need("pydicom.pixels", "pydicom", "dicom")
-        try:
-            return np.asarray(pixels.apply_modality_lut(stored.astype(np.int64), data), np.float64)
-        except Exception:  # as above
-            raise InputError(f"{name} has a modality LUT that cannot be read") from None
+        return _look_up(stored, data, "ModalityLUTSequence", name)[0]
     slope = _first(data, "RescaleSlope", name, 1.0)
     if slope == 0:
         raise InputError(f"{name} has a rescale slope of zero")
     return stored * slope + _first(data, "RescaleIntercept", name, 0.0)
 
 
-def _lut(x: Array, data: Any, name: str) -> Array:
-    pixels = need("pydicom.pixels", "pydicom", "dicom")
+def _look_up(x: Array, data: Any, key: str, name: str) -> tuple[Array, int]:
+    """The first table of a sequence, applied; and its bits.
+
+    By hand: pydicom 3 subtracts in the table's own integers, and values beyond a table of 8 bits wrap around.
+    """
     try:
-        bits = int(data.VOILUTSequence[0].LUTDescriptor[2])
-        shown = np.asarray(pixels.apply_voi(x.astype(np.int64), data), np.float64)
-    except Exception:  # as above
-        raise InputError(f"{name} has a VOI LUT that cannot be read") from None
-    if not 8 <= bits <= 16:
-        raise InputError(f"{name} has a VOI LUT that cannot be read")
-    return np.clip(shown / ((1 << bits) - 1), 0.0, 1.0)
+        item = data[key][0]
+        count, first, bits = (int(v) for v in item.LUTDescriptor)
+        raw = item.LUTData
+        little = data.file_meta.TransferSyntaxUID.is_little_endian
+        if isinstance(raw, bytes):  # entries of 8 bits may fill bytes or words
+            narrow = len(raw) < 2 * (count or 1 << 16)
+            raw = np.frombuffer(raw, "u1" if narrow else "<u2" if little else ">u2")
+        table = np.asarray(raw, np.float64)[: count or 1 << 16]
+        if len(table) != (count or 1 << 16) or not 8 <= bits <= 16 or table.min() < 0:
+            raise ValueError
+    except Exception:  # lazily parsed: anything may be raised here
+        raise InputError(f"{name} has a lookup table that cannot be read") from None
+    if first >= 1 << 15 and int(data.PixelRepresentation):
+        first -= 1 << 16  # a signed number that was written as an unsigned one
+    return table[np.clip(np.rint(x) - first, 0, len(table) - 1).astype(np.int64)], bits
 
 
 def _first(data: Any, key: str, name: str, default: float | None = None) -> float:

@@ -88,11 +88,22 @@ def test_sixteen_bits_signed(changed) -> None:
     assert np.array_equal(read(path, window="bits"), (pixels + 32768.0) / 65535)
 
 
-def test_a_voi_lut_comes_before_a_window(changed) -> None:
+@pytest.mark.parametrize("words", [False, True])
+def test_a_voi_lut_comes_before_a_window(changed, words: bool) -> None:
     table = pydicom.Dataset()
-    table.LUTDescriptor = [256, 0, 8]
-    table.LUTData = bytes(range(255, -1, -1))
-    assert np.array_equal(read(changed(VOILUTSequence=[table])), (255 - STORED) / 255)
+    table.LUTDescriptor = [200, 10, 8]
+    entries = np.arange(199, -1, -1, "<u2" if words else "u1")
+    table.LUTData = entries.tobytes()
+    expected = entries[np.clip(STORED.astype(int) - 10, 0, 199)] / 255
+    assert np.array_equal(read(changed(VOILUTSequence=[table])), expected)
+
+
+def test_a_modality_lut_in_place_of_a_slope(changed) -> None:
+    table = pydicom.Dataset()
+    table.LUTDescriptor = [256, 0, 16]
+    table.LUTData = (np.arange(256, dtype="<u2") * 200).tobytes()
+    found = read(changed(ModalityLUTSequence=[table]), window=(20000.5, 40001.0))
+    assert np.allclose(found, np.clip(STORED * 200 / 40000, 0, 1), atol=1e-12)
 
 
 @pytest.mark.parametrize(
