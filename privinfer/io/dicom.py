@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from privinfer.errors import ConfigError, InputError
-from privinfer.io.door import Array, Record, need
+from privinfer.io.door import Array, Record, gone, need
 from privinfer.session import canonical
 
 MAX_BYTES: Final = 512 << 20
@@ -110,7 +110,10 @@ class Dicom:
             if self.window not in ("file", "bits"):
                 raise ConfigError("window of a dicom door is none of file, bits and [centre, width]")
         elif len(self.window) != 2 or not all(map(math.isfinite, self.window)) or self.window[1] < 1:
-            raise ConfigError("window of a dicom door is not [centre, width] with a width of 1 or more")
+            raise ConfigError(
+                "window of a dicom door is not [centre, width] with a width of 1 or more",
+                hint='[2048, 4096], in rescaled units; or "file", or "bits"',
+            )
 
     def declaration(self) -> dict[str, canonical.Value]:
         """What the door does, in plain values."""
@@ -277,7 +280,7 @@ def _open(file: Path) -> Any:
         list(data.iterall())  # pydicom would convert each value when it is asked for, and fail then
         return data
     except FileNotFoundError:
-        raise InputError(f"there is no file {file}") from None
+        raise gone(file) from None
     except InputError:
         raise
     except Exception:  # a parser of foreign files raises what it likes, and its words may hold their values

@@ -107,6 +107,11 @@ def need(module: str, package: str, extra: str) -> Any:
         ) from None
 
 
+def gone(file: Path) -> InputError:
+    """The error of a file that is not there."""
+    return InputError(f"there is no file {file}", hint="names are relative to where the command runs")
+
+
 def read_bytes(path: str | os.PathLike[str], most: int = MAX_TEXT) -> bytes:
     """Content of a file, unpacked where it is gzip.
 
@@ -126,7 +131,7 @@ def read_bytes(path: str | os.PathLike[str], most: int = MAX_TEXT) -> bytes:
             else:
                 data = opened.read(most + 1)
     except FileNotFoundError:
-        raise InputError(f"there is no file {file}") from None
+        raise gone(file) from None
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise InputError(f"{file.name} is truncated or damaged", hint="copy it again") from None
     except OSError as e:

@@ -191,7 +191,8 @@ def _result(observation: Mapping[str, Any], name: str, file: str) -> _Found | No
     flaw = None
     if quantity.get("comparator"):
         flaw = InputError(
-            f"{file}: {name!r} is a bound and no number", hint="below or above what can be measured: see docs"
+            f"{file}: {name!r} is a bound and no number",
+            hint="it lies beyond what was measured; ask the laboratory for a number",
         )
     elif quantity.get("system") != UCUM or not isinstance(quantity.get("code"), str):
         flaw = InputError(f"{file}: {name!r} has no UCUM unit", hint=f"valueQuantity needs system {UCUM}")

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from privinfer.errors import InputError
-from privinfer.io.door import need, read_text
+from privinfer.io.door import gone, need, read_text
 from privinfer.io.sites import chromosome
 from privinfer.io.variants import Places, Variant
 
@@ -31,7 +31,7 @@ class Plink:
                 magic = opened.read(3)
             size = file.stat().st_size
         except FileNotFoundError:
-            raise InputError(f"there is no file {file}") from None
+            raise gone(file) from None
         except OSError as e:
             raise InputError(f"{file} cannot be read: {(e.strerror or 'unknown reason').lower()}") from None
         if magic != _MAGIC:

@@ -52,7 +52,10 @@ def read_door(path: str | os.PathLike[str]) -> Door:
         ) from None
     kind = top.pop("door", None)
     if kind not in KINDS:
-        raise ConfigError(f"door file {file}: door is none of {', '.join(KINDS)}")
+        raise ConfigError(
+            f"door file {file}: door is none of {', '.join(KINDS)}",
+            hint='its first line says, for example, door = "dicom"',
+        )
     make: Mapping[str, Callable[[dict[str, Any], Path], Door]] = {
         "dicom": _dicom,
         "genotypes": _genotypes,
@@ -123,7 +126,10 @@ def _quantity(values: Mapping[str, Any]) -> Quantity:
     _check(values, {**_QUANTITY, **numbers})
     for key in ("low", "high"):  # a default range would be a guess
         if key not in values:
-            raise ConfigError(f"quantity {values.get('name')!r} has no {key}")
+            raise ConfigError(
+                f"quantity {values.get('name')!r} has no {key}",
+                hint="a range is declared, not guessed: low and high, in the quantity's unit",
+            )
     settings: dict[str, Any] = {k: float(v) if k in numbers else v for k, v in values.items() if k != "loinc"}
     return Quantity(**settings)
 
@@ -164,6 +170,12 @@ def _genotypes(top: dict[str, Any], folder: Path) -> Door:
     chromosomes, unmapped = tuple(top.pop("chromosomes", ())), top.pop("unmapped", "refuse")
     if (score is None) == (sites is None):
         raise ConfigError("a genotypes door has either sites or a score")
+    for named in (score, sites):
+        if isinstance(named, str) and not (folder / named).is_file():
+            raise ConfigError(
+                f"the door file names {named}, and there is no such file",
+                hint="names in a door file are relative to it",
+            )
     if score is not None:
         found = read_score(folder / score, top["build"], unmapped=unmapped)
         if chromosomes:

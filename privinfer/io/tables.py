@@ -19,7 +19,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from privinfer.errors import ConfigError, InputError
-from privinfer.io.door import Record, need, read_text
+from privinfer.io.door import Record, gone, need, read_text
 from privinfer.io.quantities import Quantity, columns
 from privinfer.session import canonical
 
@@ -146,7 +146,7 @@ class Table:
     def _parquet(file: Path) -> tuple[list[str], list[Sequence[str | None]]]:
         parquet = need("pyarrow.parquet", "pyarrow", "tables")
         if not file.is_file():
-            raise InputError(f"there is no file {file}")
+            raise gone(file)
         try:
             table = parquet.read_table(file, memory_map=True)
             found = [

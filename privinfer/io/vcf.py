@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from privinfer.errors import InputError
+from privinfer.io.door import gone
 from privinfer.io.sites import BUILDS, LENGTHS, chromosome
 from privinfer.io.variants import Places, Variant
 
@@ -83,7 +84,7 @@ class Vcf:
                         raise InputError(f"{self.name} is cut off in its last line", hint="copy it again")
                     yield raw.decode("utf-8").rstrip("\r\n")
         except FileNotFoundError:
-            raise InputError(f"there is no file {self._file}") from None
+            raise gone(self._file) from None
         except (EOFError, gzip.BadGzipFile, zlib.error):
             raise InputError(f"{self.name} is truncated or damaged", hint="copy it again") from None
         except UnicodeDecodeError:
