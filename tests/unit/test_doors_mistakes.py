@@ -343,7 +343,7 @@ def test_a_door_for_no_input(typed, folder) -> None:
     owner = next(iter(stage.manifest().inputs.values()))
     (folder / "door.toml").write_text(DICOM)
     found = typed("party", owner, "--door", "y=door.toml")
-    assert found == (INPUT, "", form("--door names 'y', and --input does not", "both take an input's name"))
+    assert found == (INPUT, "", form("--door names 'y', and --input does not", "both take the input's name"))
 
 
 def test_show_prints_what_is_agreed(typed, folder) -> None:
