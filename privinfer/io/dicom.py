@@ -97,6 +97,8 @@ class Dicom:
             len(self.size) != 2 or not all(isinstance(n, int) and 0 < n <= 8192 for n in self.size)
         ):
             raise ConfigError("size of a dicom door is not [rows, columns]")
+        if not all(isinstance(v, str) for v in (*self.modalities, *self.body_parts, *self.views)):
+            raise ConfigError("modalities, body_parts and views of a dicom door are words")
         choices = {
             "resize": ("area", "bilinear"),
             "fit": ("stretch", "crop"),

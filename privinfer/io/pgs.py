@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from privinfer.errors import ConfigError, InputError
 from privinfer.graph.ir import Architecture, Input, Linear, Model, Node, Output
+from privinfer.graph.ranges import declare
 from privinfer.io.door import read_text
 from privinfer.io.genotypes import Genotypes
 from privinfer.io.sites import BUILDS, MAX_SITES, Site, chromosome
@@ -62,14 +63,20 @@ class Score:
         return Genotypes(self.sites, self.build, **settings)
 
     def model(self, source: str = "dna", output: str = "score") -> Model:
-        """The score as a model: input `source` (sites,) in 0..2, output (1,) the weighted sum."""
+        """The score as a model: input `source` (sites,) in 0..2, output (1,) the weighted sum.
+
+        Raises
+        ------
+        PrecisionError
+            The sum may not fit the public number of bits.
+        """
         count = len(self.sites)
         architecture = Architecture(
             (Input(source, (count,), 0.0, 2.0),),
             (Node("sum", Linear(count, 1), (source,)),),
             (Output(output, "sum"),),
         )
-        return Model(architecture, {"sum": {"weight": [[w] for w in self.weights], "bias": [0.0]}})
+        return declare(Model(architecture, {"sum": {"weight": [[w] for w in self.weights], "bias": [0.0]}}))
 
 
 def read_score(path: str | os.PathLike[str], build: str, *, unmapped: str = "refuse") -> Score:

@@ -148,7 +148,10 @@ def _fhir(top: dict[str, Any], _: Path) -> Door:
 
 
 def _table(top: dict[str, Any], _: Path) -> Door:
-    quantities = tuple(_quantity(q) for q in _quantities(top))
+    given = _quantities(top)
+    if any("loinc" in q for q in given):
+        raise ConfigError("quantities of a table have no loinc", hint="columns are found by name")
+    quantities = tuple(_quantity(q) for q in given)
     _check(top, {"identifier": str, "gaps": list, "separator": str})
     if "gaps" in top:
         top["gaps"] = tuple(top["gaps"])

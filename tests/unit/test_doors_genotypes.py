@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privinfer import run_local
 from privinfer.errors import ConfigError, InputError
 from privinfer.graph.reference import run
 from privinfer.io.genotypes import Genotypes
@@ -64,6 +65,19 @@ def test_a_published_score() -> None:
     assert np.allclose(shown[:, 0], expected, atol=5e-7, rtol=0)
     assert (model.architecture.inputs[0].low, model.architecture.inputs[0].high) == (0, 2)
     assert str(score.weights[0]) not in repr(score) + repr(model)
+
+
+@pytest.mark.slow
+def test_a_published_score_between_parties() -> None:
+    score = read_score(SCORE, "GRCh38")
+    record = score.door(ambiguous="forward", absent="zero").read(VCF)
+    model = score.model()
+    result = run_local(model, {"dna_company": {"dna": record.values}})
+    bound = model.architecture.precision.error_bound
+    assert bound is not None
+    assert bound < 0.01
+    expected = [float(row["sum"]) for row in rows(DATA / "pgs000586_part_expected.csv")]
+    assert np.abs(result.outputs["score"][:, 0] - expected).max() <= bound + 5e-7
 
 
 def test_vcf_agrees_with_cyvcf2() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -304,6 +305,18 @@ def test_a_missing_extra_is_named(
 
 
 # -- what the session agreed to --------------------------------------------------------------------
+
+
+def test_the_how_to_is_read_as_it_stands(tmp_path) -> None:
+    page = (DATA.parents[2] / "docs" / "doors.md").read_text()
+    blocks = [b for b in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if b.startswith("door =")]
+    shutil.copy(DATA / "PGS000586_part_hmPOS_GRCh38.txt.gz", tmp_path / "PGS000586_hmPOS_GRCh38.txt.gz")
+    kinds = []
+    for block in blocks:
+        text = block.replace('ambiguous = "refuse"', 'ambiguous = "forward"')  # the score has such sites
+        (tmp_path / "door.toml").write_text(text)
+        kinds.append(read_door(tmp_path / "door.toml").declaration()["door"])
+    assert kinds == ["dicom", "genotypes", "fhir", "table"]
 
 
 def test_a_session_holds_its_doors(tmp_path) -> None:
