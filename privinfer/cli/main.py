@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from privinfer.backends.ckks.moving import check_at_home
 from privinfer.cli import commit as commit_command
 from privinfer.cli import consent as consent_command
 from privinfer.cli import demo as demo_command
+from privinfer.cli import door as door_command
 from privinfer.cli import fragment as fragment_command
 from privinfer.cli import serve as serve_command
 from privinfer.cli import verify as verify_command
@@ -51,6 +52,7 @@ app.add_typer(fragment_command.app, name="fragment")
 app.add_typer(consent_command.app, name="consent")
 app.command()(serve_command.serve)
 app.command()(serve_command.ask)
+app.add_typer(door_command.app, name="door")
 
 RangeOption = Annotated[
     list[str] | None, typer.Option("--range", metavar="NAME=LOW:HIGH", help="Range of an input.")
@@ -147,7 +149,15 @@ def party(
     model: Annotated[Path | None, typer.Option(help="ONNX file, for the model owner.")] = None,
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", metavar="NAME=FILE", help="An input: .npy, .npz, .csv or a fragment."),
+        typer.Option(
+            "--input",
+            metavar="NAME=FILE",
+            help="An input: array, fragment, or what its door reads.",
+        ),
+    ] = None,
+    doors: Annotated[
+        list[str] | None,
+        typer.Option("--door", metavar="NAME=FILE", help="Door file of an input."),
     ] = None,
     fragment_key: Annotated[
         Path | None, typer.Option(help="The owner's CKKS key, for fragments; NAME.ckks by default.")
@@ -185,7 +195,7 @@ def party(
     # an inference is spent once it has begun, so whatever could stop its end is looked at before
     check_writable(report)
     check_writable(output / "x" if output is not None else None, make=True)
-    own = read_inputs(inputs, fragment_key or Path(f"{name}.ckks"))
+    own = read_inputs(inputs, fragment_key or Path(f"{name}.ckks"), doors, sealed.manifest.terms.doors)
     loaded = own_model(model, ranges, comparison_bits, calibration)
     mine = {k for k, owner in sealed.manifest.inputs.items() if owner == name}
     if set(own) != mine:
@@ -333,12 +343,20 @@ def own_model(
     return None
 
 
-def read_inputs(given: list[str] | None, key: Path) -> dict[str, Any]:
-    """Arrays, and fragments, which `key` will open."""
+def read_inputs(
+    given: list[str] | None, key: Path, doors: list[str] | None, agreed: Mapping[str, str]
+) -> dict[str, Any]:
+    """Arrays, through the doors of the session, and fragments, which `key` will open."""
     found: dict[str, Any] = {}
-    for name, file in pairs(given, "--input", InputError, "NAME=FILE").items():
-        at_rest = Path(file).suffix == ".fragment" or is_sealed(file)
-        found[name] = Fragment(Path(file), key) if at_rest else read_array(file)
+    inputs = pairs(given, "--input", InputError, "NAME=FILE")
+    chosen = pairs(doors, "--door", ConfigError, "NAME=FILE")
+    door_command.check_names(chosen, inputs)
+    for name, file in inputs.items():
+        if Path(file).suffix == ".fragment" or is_sealed(file):
+            found[name] = Fragment(Path(file), key)
+        else:
+            door = Path(chosen[name]) if name in chosen else None
+            found[name] = door_command.bring(name, file, door, agreed.get(name))
     return found
 
 
