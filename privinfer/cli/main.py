@@ -15,8 +15,11 @@ from privinfer import __version__, insecure
 from privinfer.backends.base import Phase, Progress, Role
 from privinfer.backends.ckks.moving import check_at_home
 from privinfer.cli import demo as demo_command
+from privinfer.cli import doctor as doctor_command
 from privinfer.cli import estimate as estimate_command
 from privinfer.cli import fragment as fragment_command
+from privinfer.cli import new as new_command
+from privinfer.cli import run as run_command
 from privinfer.cli.common import (
     BitsOption,
     CalibrationOption,
@@ -45,7 +48,11 @@ app = typer.Typer(
 )
 
 app.add_typer(fragment_command.app, name="fragment")
+app.command()(new_command.new)
+app.command()(doctor_command.doctor)
 app.command()(estimate_command.estimate)
+app.command()(run_command.run)
+app.command()(run_command.page)
 
 StoreOption = Annotated[Path | None, typer.Option(help="Folder for what is dealt ahead.")]
 
