@@ -199,11 +199,47 @@ def estimate(
                 if isinstance(variant, str):
                     raise ConfigError(variant)
                 there = dataclasses.replace(variant, round_trip_ms=line[0], mbit_per_s=line[1])
-                found = _Asked(architecture, there, batch, speeds, prices).choice(name, network)
+                found = choice_of(architecture, there, batch, speeds, prices, name, network)
             except (ConfigError, ModelUnsupported, PrecisionError) as error:
                 found = Choice(name, network, error.message)
             choices.append(found)
     return Estimate(tuple(choices), speeds, prices, batch)
+
+
+def choice_of(
+    architecture: ir.Architecture,
+    manifest: Manifest,
+    batch: int,
+    speeds: Speeds,
+    prices: Prices,
+    name: str = "",
+    network: str = "own",
+) -> Choice:
+    """One session as its file has it, on the lines that it assumes.
+
+    Raises
+    ------
+    ConfigError, ModelUnsupported, PrecisionError
+        Why this backend cannot run the model with these parties.
+    """
+    return _Asked(architecture, manifest, batch, speeds, prices).choice(name or manifest.backend, network)
+
+
+def units(work: Work, speeds: Speeds) -> dict[str, float]:
+    """Seconds that going once through each count of work takes, on one thread."""
+    s = speeds
+    return {
+        "start": 1000 * s.call,
+        "steps": work.steps * 100 * s.call,
+        "messages": work.messages * 100 * s.call,
+        "aes": work.aes / s.aes,
+        "multiply_adds": work.multiply_adds / s.multiply_adds,
+        "weights": work.weights / s.words,
+        "words": work.words / s.words,
+        "blinded": work.blinded / s.words,
+        "sent": work.sent / s.tls_bytes,
+        "bulk": work.bulk / s.tls_bytes,
+    }
 
 
 # -- who would do what -----------------------------------------------------------------------------
@@ -364,19 +400,8 @@ class _Asked:
 
     def _busy(self, phase: Phase, work: Work) -> float:
         """Seconds of computing."""
-        s, factors = self.speeds, _FACTORS[phase]
-        unit = {
-            "start": 1000 * s.call,
-            "steps": work.steps * 100 * s.call,
-            "messages": work.messages * 100 * s.call,
-            "aes": work.aes / s.aes,
-            "multiply_adds": work.multiply_adds / s.multiply_adds,
-            "weights": work.weights / s.words,
-            "words": work.words / s.words,
-            "blinded": work.blinded / s.words,
-            "sent": work.sent / s.tls_bytes,
-        }
-        return sum(factor * unit[k] for k, factor in factors.items()) * _TWO_CORES / self._cores()
+        unit = units(work, self.speeds)
+        return sum(f * unit[k] for k, f in _FACTORS[phase].items()) * _TWO_CORES / self._cores()
 
     def _cores(self) -> int:
         """Cores that parties on one machine can keep busy: two evaluators and a helper."""

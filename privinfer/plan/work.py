@@ -11,6 +11,7 @@ from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir
 from privinfer.plan.cost import Key, declared
 
+BULK = 128 << 20
 _LEAF = 7  # levels of a comparison tree that one block of its leaves holds
 _FREE = (fp.Source, fp.Reveal, fp.Offset)
 
@@ -37,6 +38,8 @@ class Work:
         Bits that are compared with the helper online.
     sent : float
         Bytes of all parties.
+    bulk : float
+        Bytes that single steps are dealt beyond BULK: memory is touched for the first time there.
     """
 
     steps: float = 0
@@ -47,6 +50,7 @@ class Work:
     words: float = 0
     blinded: float = 0
     sent: float = 0
+    bulk: float = 0
 
 
 def count(program: fp.Program, table: Table, batch: int) -> tuple[dict[Phase, Work], dict[Key, int]]:
@@ -70,11 +74,12 @@ def count(program: fp.Program, table: Table, batch: int) -> tuple[dict[Phase, Wo
     """
     size = declared(program, table, batch)
     sent = {phase: sum(v for k, v in size.items() if k[0] is phase) for phase in Phase}
-    made = read = blinded = multiplied = weights = words = 0.0
+    made = read = blinded = multiplied = weights = words = bulk = 0.0
     for step in program.steps:
         before = program.steps[step.inputs[0]].type if step.inputs else step.type
         elements = batch * step.type.size
         words += elements
+        bulk += max(0, sum(roles.step_cost(program, step, batch).dealt) - BULK)
         match step.operation:
             case fp.Rectify(is_blinded):
                 if is_blinded:
@@ -118,6 +123,7 @@ def count(program: fp.Program, table: Table, batch: int) -> tuple[dict[Phase, Wo
             words=words,
             blinded=blinded,
             sent=sent[Phase.OFFLINE],
+            bulk=bulk,
         ),
         Phase.ONLINE: Work(
             steps=steps,
