@@ -9,6 +9,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def _shown(text: str) -> str:
+    """What a terminal may be given: names in a stranger's file can hold anything."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 class PrivinferError(Exception):
     """Root of all errors of this library.
 
@@ -26,10 +31,11 @@ class PrivinferError(Exception):
     exit_code: ClassVar[int] = 10
 
     def __init__(self, message: str, *, culprit: str | None = None, hint: str | None = None) -> None:
+        message = _shown(message)
         super().__init__(message)
         self.message = message
         self.culprit = culprit
-        self.hint = hint
+        self.hint = None if hint is None else _shown(hint)
 
     def __str__(self) -> str:
         return self.message if self.culprit is None else f"{self.message} (culprit: {self.culprit})"
@@ -129,6 +135,20 @@ class ConsentError(PrivinferError):
     exit_code = 31
 
 
+class RefusedError(PrivinferError):
+    """A serving party declined a session: it is full, stops, or its policy does not admit who asks.
+
+    Attributes
+    ----------
+    retry : float
+        Seconds after which asking again may help; 0: never.
+    """
+
+    code = "PI302"
+    exit_code = 32
+    retry: float = 0.0
+
+
 BY_CODE: dict[str, type[PrivinferError]] = {
     cls.code: cls
     for cls in (
@@ -142,5 +162,6 @@ BY_CODE: dict[str, type[PrivinferError]] = {
         IntegrityError,
         ReplayError,
         ConsentError,
+        RefusedError,
     )
 }

@@ -27,3 +27,15 @@ settings.load_profile("privinfer")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first, so that a mistake shows early."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many cells of the adversarial matrix were played."""
+    done = [r for rs in terminalreporter.stats.values() for r in rs if getattr(r, "when", None) == "call"]
+    cells = [v for r in done for k, v in r.user_properties if k == "cells"]
+    if cells:
+        noticed, trusted = (sum(column) for column in zip(*cells, strict=True))
+        told = (
+            f"adversarial matrix: {noticed + trusted} cells, {trusted} of them trusted to a semi-honest party"
+        )
+        terminalreporter.write_line(told)

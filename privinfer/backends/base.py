@@ -19,7 +19,10 @@ from privinfer.errors import ProtocolViolation
 from privinfer.graph import ir
 from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.commitment import Opening
+from privinfer.protocols.privacy import Budget
 from privinfer.protocols.randomness import Scope
+from privinfer.protocols.sealing import Keys
+from privinfer.session.terms import Release
 
 if TYPE_CHECKING:  # the package below imports this module
     from privinfer.backends.ckks.moving import Moving
@@ -42,7 +45,7 @@ class Send:
 
     to: Role
     step: int
-    data: bytes = field(repr=False)
+    data: bytes | memoryview = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,8 @@ class Table:
         What is assumed of the lines.
     threshold : int
         How many key holders an answer takes; 0 where there are none.
+    release : Release
+        What of the results may leave.
     """
 
     party: Mapping[Role, str]
@@ -120,6 +125,7 @@ class Table:
     session: bytes
     network: Network = Network()
     threshold: int = 0
+    release: Release = field(default_factory=Release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +136,8 @@ class Private:
     `openings` open this run's commitments to the inputs, `weights` the one to the model: masks derive from
     them.
     `release` writes to its ledger what decryption shares are about to leave, before they do.
+    `keys` are those that this run's results are sealed to.
+    `budget` grants answers where the terms limit them and this party is one that counts.
     """
 
     sign: Callable[[bytes], bytes] = field(repr=False)
@@ -140,12 +148,15 @@ class Private:
     release: Record | None = field(default=None, repr=False)
     openings: dict[str, Opening] = field(default_factory=dict, repr=False)
     weights: Opening | None = field(default=None, repr=False)
+    keys: Keys = field(default_factory=Keys)
+    budget: Budget | None = field(default=None, repr=False)
 
     def forget(self) -> None:
         """Let go of what belonged to one run."""
         self.inputs.clear()
         self.fragments.clear()
         self.openings.clear()
+        self.keys.forget()
 
 
 class Player(Protocol):

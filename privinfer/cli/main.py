@@ -20,10 +20,14 @@ from privinfer.cli import commit as commit_command
 from privinfer.cli import consent as consent_command
 from privinfer.cli import demo as demo_command
 from privinfer.cli import fragment as fragment_command
+from privinfer.cli import serve as serve_command
+from privinfer.cli import verify as verify_command
 from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
 from privinfer.io.arrays import read_array, read_arrays
+from privinfer.runtime import limits, memory
+from privinfer.runtime.attend import MAX_ATTEMPTS, attend
 from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.consents import bring as bring_consent
 from privinfer.runtime.party import BACKENDS, Session, check_names
@@ -45,6 +49,8 @@ app = typer.Typer(
 
 app.add_typer(fragment_command.app, name="fragment")
 app.add_typer(consent_command.app, name="consent")
+app.command()(serve_command.serve)
+app.command()(serve_command.ask)
 
 RangeOption = Annotated[
     list[str] | None, typer.Option("--range", metavar="NAME=LOW:HIGH", help="Range of an input.")
@@ -53,6 +59,10 @@ BitsOption = Annotated[int | None, typer.Option(help="Bits of a comparison, publ
 CalibrationOption = Annotated[
     Path | None,
     typer.Option(help="The model owner's own rows, .npz with an array an input, to trust their ranges."),
+]
+LedgerOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder in which this party counts answers, where the session limits them."),
 ]
 StoreOption = Annotated[Path | None, typer.Option(help="Folder for what is dealt ahead.")]
 OpeningOption = Annotated[
@@ -86,10 +96,20 @@ def seal(
     comparison_bits: BitsOption = None,
     calibration: CalibrationOption = None,
     opening: OpeningOption = None,
+    template: Annotated[
+        bool, typer.Option("--template", help="Leave the last party open, for `serve` and `ask`.")
+    ] = False,
 ) -> None:
     """Fix parties, certificates and model in a session file that every party then holds alike."""
     loaded = load_model(model, ranges, comparison_bits, calibration)
     weights = None if opening is None else commit_command.commitment_for(opening, loaded)
+    if template:
+        if weights is not None:
+            raise ConfigError(
+                "a template takes no opening", hint=f'weights = "{weights}" in the draft\'s [terms]'
+            )
+        serve_command.seal_template(draft, loaded.architecture, out)
+        return
     manifest = Manifest.seal(draft, loaded.architecture.digest(), weights)
     if manifest.backend not in BACKENDS:
         raise ConfigError(
@@ -97,6 +117,7 @@ def seal(
         )
     if manifest.backend == insecure.CRYPTEN:
         insecure.require(insecure.CRYPTEN, manifest.insecure)
+    limits.refuse(manifest.backend, manifest.terms.release, limits.on_wires(manifest))
     check_names(manifest, loaded.architecture)
     manifest.save(out)
     typer.echo(f"{out}  sha256 {manifest.digest().hex()}")
@@ -137,6 +158,15 @@ def party(
     comparison_bits: BitsOption = None,
     calibration: CalibrationOption = None,
     store: StoreOption = None,
+    attempts: Annotated[
+        int,
+        typer.Option(min=1, max=MAX_ATTEMPTS, help="Joins, where a party is lost before the online phase."),
+    ] = 1,
+    receipt: Annotated[
+        Path | None,
+        typer.Option(help="This party's receipt, where the session asks for them; NAME.receipt by default."),
+    ] = None,
+    ledger: LedgerOption = None,
     opening: OpeningOption = None,
     consent: Annotated[
         Path | None, typer.Option(help="Signed consent, at the party that has to bring one.")
@@ -149,6 +179,7 @@ def party(
     ] = None,
 ) -> None:
     """Take part in one inference as one party; the others run the same command elsewhere."""
+    memory.keep_freed()
     sealed = Session.load(session)
     sealed.manifest.party(name)
     # an inference is spent once it has begun, so whatever could stop its end is looked at before
@@ -166,13 +197,28 @@ def party(
     key = Identity.load(identity or Path(f"{name}.key"))
     check_fragments_at_home(sealed, key, own, fragment_key)
     check_consent(sealed.manifest, name, consent, revocation or [], uses)
+    if receipt is None and sealed.manifest.terms.receipts:
+        receipt = Path(f"{name}.receipt")
     announce(sealed, name)
-    with sealed.join(
-        name, key, model=loaded, progress=teller(name), store=store, opening=opening, uses=uses
-    ) as member:
-        result = member.run(own, consent=consent, revocations=revocation or [])
-        if report is not None:
-            write_json(report, member.report)
+    done = attend(
+        sealed,
+        name,
+        key,
+        own,
+        attempts=attempts,
+        consent=consent,
+        revocations=revocation or [],
+        model=loaded,
+        progress=teller(name),
+        store=store,
+        opening=opening,
+        receipt=receipt,
+        ledger=ledger,
+        uses=uses,
+    )
+    if report is not None:
+        write_json(report, done.report)
+    result = done.result
     if result is None:
         typer.echo(f"{name}: done; the result is the receiver's alone", err=True)
         return
@@ -193,6 +239,7 @@ def deal(
     model: Annotated[Path | None, typer.Option(help="ONNX file, for the model owner.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows of each; the same at all parties.")] = 1,
     store: StoreOption = None,
+    ledger: LedgerOption = None,
     budget: Annotated[str, typer.Option(help="Disk this store may take: 500M, 4G.")] = "4G",
     opening: OpeningOption = None,
     ranges: RangeOption = None,
@@ -208,9 +255,41 @@ def deal(
     key = identity or Path(f"{name}.key")
     announce(sealed, name)
     kept = Store(store, sealed.manifest.digest(), name, read_size(budget)) if store is not None else None
-    with sealed.join(name, key, model=loaded, progress=teller(name), store=kept, opening=opening) as member:
+    with sealed.join(
+        name, key, model=loaded, progress=teller(name), store=kept, opening=opening, ledger=ledger
+    ) as member:
         member.deal(count, batch)
     typer.echo(f"{name}: dealt for {count} inferences of {batch} rows", err=True)
+
+
+@app.command()
+def verify(
+    receipts: Annotated[list[Path], typer.Argument(help="Receipts of one join, from one party or several.")],
+    session: Annotated[Path | None, typer.Option(help="Sealed session file that they have to be of.")] = None,
+    opening: Annotated[
+        Path | None, typer.Option(help="A party's secret, to look at what it brought.")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", metavar="NAME=FILE", help="Values it says it brought.")
+    ] = None,
+    run: Annotated[int | None, typer.Option(min=0, help="Which run they belong to.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Model it says it served, ONNX.")] = None,
+    ranges: RangeOption = None,
+    comparison_bits: BitsOption = None,
+    calibration: CalibrationOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check receipts, alone and against each other: who diverged first, and whose signature proves it."""
+    given = pairs(inputs, "--input", InputError, "NAME=FILE")
+    verify_command.run(
+        receipts,
+        session=session,
+        opening=opening,
+        inputs={name: Path(file) if is_sealed(file) else read_array(file) for name, file in given.items()},
+        weights=None if weights is None else load_model(weights, ranges, comparison_bits, calibration),
+        number=run,
+        as_json=as_json,
+    )
 
 
 @app.command()

@@ -164,6 +164,24 @@ class Emitter:
         shift = t.frac - keep
         return self.change(value, Truncate(shift, self.exact and shift > 0), Type(t.shape, self.n, keep))
 
+    def coarse(self, value: int, grid: int | None) -> int:
+        """`value` as it is shown: narrow, with at most f fractional bits, or exactly rounded to `grid`."""
+        t = self.type(value)
+        if grid is None or t.frac <= grid:
+            return self.narrow(value, self.f)
+        shift = t.frac - grid
+        if not t.wide or self.n + shift > WIDE:
+            t = self.type(value := self.narrow(value, self.f))
+            shift = t.frac - grid
+            if shift <= 0:
+                return value
+        bits = self.n if t.wide else t.bits - shift
+        if bits < 2:
+            raise PrecisionError(
+                f"node {self.steps[value].node!r}: rounding would leave nothing of its values"
+            )
+        return self.change(value, Truncate(shift, exact=True), Type(t.shape, bits, grid))
+
     def slim(self, value: int, bits: int) -> int:
         """A wide value in a narrow ring of fewer bits than others have, for values known to be small."""
         t = self.type(value)

@@ -79,7 +79,8 @@ class Extend:
 class Truncate:
     """Drop `shift` fractional bits, wide to narrow; with 0 only the ring changes.
 
-    Not `exact`: free, but the last place depends on the mask. `exact`: two rounds, rounds half up.
+    Not `exact`: free, but the last place depends on the mask. `exact`: two rounds, rounds half up; may also
+    make a narrow value narrower by as many bits.
     """
 
     shift: int

@@ -117,7 +117,11 @@ class _Builder(Emitter):
 
 
 def compile_program(
-    architecture: ir.Architecture, *, exact: bool = False, make: Make | None = None
+    architecture: ir.Architecture,
+    *,
+    exact: bool = False,
+    make: Make | None = None,
+    grid: int | None = None,
 ) -> Program:
     """Lower an architecture to fixed-point steps.
 
@@ -130,6 +134,8 @@ def compile_program(
         the helper, whose own share would tell it the bits that rounding should hide.
     make : callable, optional
         Makes tables that the architecture does not hold yet; see :func:`tabulate`.
+    grid : int, optional
+        Fractional bits that outputs keep, exactly rounded; all by default.
 
     Returns
     -------
@@ -143,7 +149,7 @@ def compile_program(
     PrecisionError
         A public constant does not fit.
     """
-    return _build(architecture, exact, make)[0]
+    return _build(architecture, exact, make, grid)[0]
 
 
 def tabulate(architecture: ir.Architecture, make: Make) -> ir.Architecture:
@@ -153,7 +159,7 @@ def tabulate(architecture: ir.Architecture, make: Make) -> ir.Architecture:
 
 
 def _build(
-    architecture: ir.Architecture, exact: bool, make: Make | None
+    architecture: ir.Architecture, exact: bool, make: Make | None, grid: int | None = None
 ) -> tuple[Program, dict[str, ir.Tabulated]]:
     build = _Builder(architecture, exact, make)
     for source in architecture.inputs:
@@ -162,6 +168,6 @@ def _build(
     for node in architecture.nodes:
         build.values[node.name] = build.node(node)
     for output in architecture.outputs:
-        value = build.narrow(build.values[output.value], build.f)
+        value = build.coarse(build.values[output.value], grid)
         build.emit(Reveal(output.name), (value,), build.type(value), output.name)
     return Program(tuple(build.steps), architecture.precision), build.tables

@@ -13,6 +13,7 @@ from privinfer.backends.base import Phase, Role
 from privinfer.backends.ckks import roles
 from privinfer.backends.ckks.roles import Setting
 from privinfer.plan.cost import Key
+from privinfer.protocols import sealing
 from privinfer.protocols.ckks import (
     encryption,
     galois,
@@ -96,7 +97,7 @@ def _online(setting: Setting, batch: int, add: _Add) -> None:
     for o in plan.outputs:
         asked += batch * o.ciphertexts * residues_size(p, o.level)
         answered += batch * o.ciphertexts * public_switch.size(p, o.level)
-        size = batch * o.ciphertexts * encryption.size(p, o.level)
+        size = sealing.OVERHEAD + batch * o.ciphertexts * encryption.size(p, o.level)
         add(Phase.ONLINE, roles.MODEL_OWNER, roles.receiver(table.receivers[o.name]), size)
     requests = len(plan.refreshes) + 2  # and the outputs, and the end
     for place in range(len(setting.holders)):

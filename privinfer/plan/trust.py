@@ -35,5 +35,6 @@ def sees(manifest: Manifest, name: str) -> list[str]:
     if name == manifest.helper:
         online = "" if manifest.comparison == "fss" else "; blinded comparisons, as good as random to it"
         seen.append("masks, never a masked value" + online)
-    seen.extend(f"the result {k}" for k, receiver in manifest.receivers.items() if receiver == name)
+    how = manifest.terms.release.words
+    seen.extend(f"the result {k}{how}" for k, receiver in manifest.receivers.items() if receiver == name)
     return seen

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from privinfer.backends.base import Phase
 from privinfer.errors import ProtocolViolation
 from privinfer.runtime.post import Office
+from privinfer.session.agreement import spoken
 from privinfer.transport.frames import Kind
 
 _DIGEST, _SIGNATURE = 32, 64
@@ -54,7 +55,7 @@ class Alike:
         self._said: dict[str, bytes] = {}
 
     def _signed(self, name: str, digest: bytes) -> bytes:
-        return b"privinfer/alike/1:" + name.encode() + b":" + self._context + digest
+        return spoken(name, self._context, digest)
 
     def tell(self, content: bytes) -> None:
         """Say this party's part."""
@@ -85,6 +86,10 @@ class Alike:
         self._office.expect(self._step + 1, self._compare)
         self._office.tell(Kind.HELLO, Phase.CONTROL, self._step + 1, shown + tail)
         return heard
+
+    def signed(self) -> dict[str, tuple[bytes, bytes]]:
+        """What each party said so far, with its signature."""
+        return {name: (said, self._entries[name][_DIGEST:]) for name, said in self._said.items()}
 
     def _compare(self, peer: str, data: bytes) -> None:
         if len(data) < _ENTRY * len(self._names):

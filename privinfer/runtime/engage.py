@@ -1,4 +1,4 @@
-"""How a run begins: owners commit to what they bring, and everybody hears the same of it."""
+"""How a run begins: owners commit to inputs, receivers say their keys, and all hear the same."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from privinfer.backends.base import Private
 from privinfer.errors import ProtocolViolation
+from privinfer.protocols import sealing
 from privinfer.protocols.commitment import COMMITMENT_BYTES, Opening, digest_of
 from privinfer.runtime.alike import Alike
 from privinfer.runtime.consents import Brought, take
@@ -27,11 +28,14 @@ class Engagement:
     ----------
     inputs : dict
         Input name to its owner's commitment.
+    keys : dict
+        Receiver to the public key that its results of this run are sealed to.
     brought : Brought
         Consent and revocations, not checked yet.
     """
 
     inputs: dict[str, bytes] = field(default_factory=dict)
+    keys: dict[str, bytes] = field(default_factory=dict)
     brought: Brought = field(default_factory=Brought)
 
 
@@ -61,9 +65,22 @@ def commit(private: Private, fragments: Mapping[str, Fragment], session: bytes, 
     }
 
 
-def statement(inputs: Mapping[str, bytes], brought: Brought = Brought()) -> bytes:  # noqa: B008 - frozen
-    """What a party says: its commitments, and the consent party what it brings."""
-    return canonical.dumps({"inputs": dict(inputs), **brought.plain()})
+def make_key(private: Private, manifest: Manifest, party: str) -> bytes | None:
+    """A receiver's key of this run, into `private`; its public half."""
+    if party not in manifest.receivers.values():
+        return None
+    private.keys.own = sealing.ReceiverKey.fresh()
+    return private.keys.own.public
+
+
+def statement(
+    inputs: Mapping[str, bytes],
+    key: bytes | None = None,
+    brought: Brought = Brought(),  # noqa: B008 - frozen
+) -> bytes:
+    """What a party says: its commitments, a receiver its key, the consent party what it brings."""
+    said: dict[str, canonical.Value] = {"inputs": dict(inputs), **brought.plain()}
+    return canonical.dumps(said if key is None else said | {"key": key})
 
 
 def read(manifest: Manifest, said: Mapping[str, bytes]) -> Engagement:
@@ -72,7 +89,7 @@ def read(manifest: Manifest, said: Mapping[str, bytes]) -> Engagement:
     Raises
     ------
     ProtocolViolation
-        A statement has another form, or commits to other inputs than its party owns.
+        A statement has another form, commits to other inputs than its party owns, or a receiver said no key.
     """
     found = Engagement()
     for party, data in said.items():
@@ -80,6 +97,8 @@ def read(manifest: Manifest, said: Mapping[str, bytes]) -> Engagement:
             canonical.loads(data, "statement", party, MAX_STATEMENT), "statement", party
         )
         inputs: Any = fields.take("inputs", dict)
+        if party in manifest.receivers.values():
+            found.keys[party] = sealing.check(fields.take("key", bytes), party)
         if party == manifest.terms.consent:
             found = replace(found, brought=take(fields, party))
         fields.finish()
@@ -102,5 +121,7 @@ class Engaged:
     def settle(self) -> None:
         """Wait, once, until all others have shown that they heard the same."""
         if not self._settled:
-            self._alike.settle()
+            for peer, more in self._alike.settle().items():
+                if more:
+                    raise ProtocolViolation("said more than was due", culprit=peer)
             self._settled = True

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from privinfer.errors import ConfigError, IntegrityError
 
+_ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the latter where a damaged file words the error
 _PAUSE = 0.01  # seconds between two looks at a lock
 
 
@@ -60,7 +61,7 @@ class Folder:
         wait: float = 0.0,
     ) -> None:
         self.path = Path(path)
-        self._what, self._party = what, party
+        self._what, self._party, self._hint = what, party, damaged
         self._db: sqlite3.Connection | None = None
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -72,11 +73,9 @@ class Folder:
         try:
             self._take(wait)
             self._open(schema)
-        except sqlite3.DatabaseError as e:
+        except _ERRORS as e:
             self.close()
-            if isinstance(e, sqlite3.OperationalError) and not _damaged(e):
-                raise ConfigError(f"{what} {self.path} cannot be used: {e}", culprit=party) from e
-            raise IntegrityError(f"{what} {self.path} is damaged", culprit=party, hint=damaged) from None
+            raise self._refused(e) from None
         except OSError as e:
             self.close()
             raise ConfigError(
@@ -141,6 +140,8 @@ class Folder:
             A row of that key is there.
         ConfigError
             The folder is closed, or the disk refuses.
+        IntegrityError
+            The file is damaged.
         """
         if self._db is None:
             raise ConfigError(f"{self._what} {self.path} is closed", culprit=self._party)
@@ -148,8 +149,17 @@ class Folder:
             return self._db.execute(query, values).fetchall()
         except sqlite3.IntegrityError:
             raise
-        except sqlite3.Error as e:
-            raise ConfigError(f"{self._what} {self.path} cannot be written: {e}", culprit=self._party) from e
+        except _ERRORS as e:
+            raise self._refused(e) from None
+
+    def damaged(self) -> IntegrityError:
+        """What to raise where a row cannot be what this party wrote."""
+        return IntegrityError(f"{self._what} {self.path} is damaged", culprit=self._party, hint=self._hint)
+
+    def _refused(self, error: Exception) -> ConfigError | IntegrityError:
+        if isinstance(error, sqlite3.OperationalError) and not _damaged(error):  # a full disk, mostly
+            return ConfigError(f"{self._what} {self.path} cannot be used: {error}", culprit=self._party)
+        return self.damaged()
 
     @contextlib.contextmanager
     def write(self) -> Iterator[None]:
@@ -160,7 +170,8 @@ class Folder:
             self.rows("COMMIT")
         except BaseException:
             if self._db is not None and self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):  # what went wrong before is what counts
+                    self._db.execute("ROLLBACK")
             raise
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ _SIGNED_BYTES = _NONCE_BYTES + 64  # a nonce and its signature
 _HELLO = struct.Struct(f"<H32s{_SIGNED_BYTES}s")
 _VERSION = 1
 GREETING, NONCES, ARCHITECTURE, STATEMENTS, SIGNATURES, OFFERS = range(6)
+PAIRS = OFFERS + 2  # offers are asked for twice where a join deals
 
 
 def greet(

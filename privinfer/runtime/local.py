@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, Queue
 from typing import Any
 
@@ -21,11 +21,12 @@ import numpy as np
 from privinfer import insecure as unsafe
 from privinfer.backends import ckks, crypten, plain
 from privinfer.backends.base import Phase, Progress, Role
+from privinfer.backends.mpc import Mpc
 from privinfer.errors import ConfigError, InputError, PrivinferError, TransportError
 from privinfer.graph import ir, reference
 from privinfer.graph.ranges import check_inputs
 from privinfer.protocols.commitment import Opening, digest_of_weights
-from privinfer.runtime import consents, pipes, report
+from privinfer.runtime import consents, evidence, limits, pipes, report
 from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.party import BACKENDS, Party, Result
 from privinfer.runtime.uses import Uses
@@ -33,7 +34,7 @@ from privinfer.session import manifest as mf
 from privinfer.session import weights_opening
 from privinfer.session.consent import Consent
 from privinfer.session.identity import Identity
-from privinfer.session.terms import Terms
+from privinfer.session.terms import Release, Terms
 from privinfer.transport.memory import MemoryHub
 
 SPARE_GRACE = 2.0  # seconds
@@ -57,10 +58,11 @@ class _Cast:
     key_holders: tuple[str, ...] = ()
     threshold: int = 0
     nonlinear: str = mf.NONLINEAR[0]
-    terms: Terms = dataclasses.field(default_factory=Terms)
+    receipts: str | None = None
+    terms: Terms = field(default_factory=Terms)
     consent: bytes | None = None
     opening: Opening | None = None
-    uses: str | None = None  # folder of all owners' ledgers
+    uses: str | None = None  # folder of all owners' ledgers of consents
 
     def arguments(self, name: str) -> dict[str, Any]:
         """What a party's run takes besides inputs."""
@@ -91,6 +93,10 @@ class _Cast:
             terms=self.terms,
         )
 
+    def receipt(self, name: str) -> str | None:
+        """Where a party's receipt will be."""
+        return None if self.receipts is None else os.path.join(self.receipts, f"{name}.receipt")
+
 
 def run_local(
     model: ir.Model,
@@ -107,9 +113,11 @@ def run_local(
     nonlinear: str = mf.NONLINEAR[0],
     processes: bool = True,
     with_reference: bool = False,
+    release: Mapping[str, Any] | None = None,
     insecure: tuple[str, ...] = (),
     deadline: float = 60.0,
     progress: LocalWatcher | None = None,
+    receipts: str | os.PathLike[str] | None = None,
     consent: consents.Source | None = None,
     opening: str | os.PathLike[str] | Opening | None = None,
 ) -> Result:
@@ -145,12 +153,18 @@ def run_local(
         over memory (False), which is quicker for tests and notebooks.
     with_reference : bool
         Run the model in the clear too and put the largest absolute difference into the report.
+    release : mapping, optional
+        What of the results may leave, as under ``[terms.release]`` in a session file (docs/release.md).
+        Budgets and rates are counted for this call alone.
     insecure : tuple of str
         Names from :mod:`privinfer.insecure`.
     deadline : float
         Seconds; a party silent that long when something is due has failed.
     progress : callable, optional
         Told of party, role, phase and how far it is.
+    receipts : path, optional
+        Folder for every party's receipt, ``NAME.receipt``; made where it is missing. Owners' openings
+        lie there too: between real parties they would not.
     consent : path or bytes, optional
         Signed consent; purpose and who consents are taken from it. All parties check it, against the keys
         in `identities`. Uses are counted for this call only.
@@ -180,10 +194,16 @@ def run_local(
         check_fragments(backend, fragments, len(next(iter(checked.values()))) if checked else None)
         if with_reference:
             raise ConfigError("a fragment has no clear values to run the reference with")
+    terms = Terms(release=read_release(release or {}))
+    limits.refuse(backend, terms.release, backend == Mpc.name or nonlinear == ckks.EXACT)
     if backend == "plain" and (consent is not None or opening is not None):
         raise ConfigError("a consent and an opening go with parties, and backend plain has none")
     if backend == "plain":
+        if terms.release.limited:
+            raise ConfigError("backend plain counts no answers")
         unsafe.require(unsafe.PLAINTEXT, insecure)
+        if receipts is not None:
+            raise ConfigError("backend 'plain' has no parties that could keep receipts")
         result = _run_plain(model, checked, insecure)
     elif backend in BACKENDS:
         if backend == crypten.NAME:
@@ -201,9 +221,24 @@ def run_local(
             cast = _plan_cast(model, rows, receiver, model_owner, evaluators, helper, deadline)
         for name in set(identities or ()) - set(cast.names):
             raise ConfigError(f"identities name {name}, who takes no part")
+        cast = dataclasses.replace(cast, terms=terms)
+        if receipts is not None:
+            cast = dataclasses.replace(
+                cast, receipts=os.fspath(receipts), terms=dataclasses.replace(terms, receipts=True)
+            )
+            try:
+                os.makedirs(receipts, exist_ok=True)
+            except OSError as error:
+                why = (error.strerror or "error").lower()
+                raise ConfigError(f"cannot make folder {os.fspath(receipts)}: {why}") from None
         run = _run_processes if processes else _run_threads
-        with _under_consent(cast, consent, opening, model, identities or {}) as cast:
-            result = run(cast, backend, model, rows, progress, identities or {})
+        with (
+            _under_consent(cast, consent, opening, model, identities or {}) as cast,
+            tempfile.TemporaryDirectory(prefix="privinfer-ledger-") as ledgers,
+        ):
+            result = run(cast, backend, model, rows, progress, identities or {}, ledgers)
+        if terms.release.limited:
+            result.report["release"]["counted"] = "for this call"
     else:
         known = ", ".join([*BACKENDS, "plain"])
         raise ConfigError(f"there is no backend {backend!r}", hint=f"known: {known}")
@@ -212,6 +247,17 @@ def run_local(
         worst = max(float(np.abs(clear[k] - v).max(initial=0)) for k, v in result.outputs.items())
         result.report["largest_absolute_error"] = worst
     return result
+
+
+def read_release(given: Mapping[str, Any]) -> Release:
+    """Terms of release from a mapping; ConfigError names what is not one."""
+    known = {f.name for f in dataclasses.fields(Release)}
+    for name in set(given) - known:
+        raise ConfigError(f"release has no {name!r}", hint=f"known: {', '.join(sorted(known))}")
+    try:
+        return Release(**given)
+    except TypeError:
+        raise ConfigError("release holds something that is no number") from None
 
 
 def _rows(model: ir.Model, inputs: Inputs) -> dict[str, dict[str, Any]]:
@@ -331,11 +377,17 @@ def _merge(reports: dict[str, dict[str, Any]], outputs: dict[str, Any], cast: _C
         for phase in ("setup", "offline", "online")
     }
     shared = ("schema", "backend", "session", "precision", "trust", "insecure", "online_rounds", "chunks")
-    own = ("roles", "sees", "bytes", "seconds", "peak_rss_bytes")
+    own = ("roles", "sees", "bytes", "seconds", "peak_rss_bytes", "receipt")
     merged = {key: first[key] for key in shared}
     merged["precision"] = reports[cast.model_owner]["precision"]
     merged["seconds"] = slower
-    merged["parties"] = {name: {k: reports[name][k] for k in own} for name in cast.names if name in reports}
+    merged["parties"] = {
+        name: {k: reports[name][k] for k in own if k in reports[name]}
+        for name in cast.names
+        if name in reports
+    }
+    if "release" in (counted := reports[(cast.evaluators or (cast.model_owner,))[0]]):
+        merged["release"] = counted["release"]
     if lost := [name for name in cast.names if name not in reports]:
         merged["lost"] = lost
     return Result(outputs, merged)
@@ -351,6 +403,7 @@ def _run_threads(
     rows: Mapping[str, Any],
     progress: LocalWatcher | None,
     keys: Keys,
+    ledgers: str,
 ) -> Result:
     identities = {
         name: Identity.load(keys[name]) if name in keys else Identity.generate(name, days=2)
@@ -371,15 +424,20 @@ def _run_threads(
         try:
             own = model if name == manifest.model_owner else None
             watch = _for_party(progress, name)
+            path = cast.receipt(name)
+            evidence.check(manifest, path)
+            end = hub.endpoint(name)
             folder = cast.ledger(name)
             with Party(
                 manifest,
                 name,
                 identities[name],
-                hub.endpoint(name),
+                end,
                 model=own,
                 progress=watch,
                 opening=cast.opening if own is not None else None,
+                receipt=path,
+                ledger=os.path.join(ledgers, name),
                 uses=None if folder is None else Uses(folder, name),
             ) as party:
                 found[name] = party.run(rows.get(name, {}), **cast.arguments(name))
@@ -464,10 +522,11 @@ def _run_processes(
     rows: Mapping[str, Any],
     progress: LocalWatcher | None,
     keys: Keys,
+    ledgers: str,
 ) -> Result:
     heard: Queue[tuple[str, dict[str, Any] | None]] = Queue()
     workers: dict[str, _Worker] = {}
-    graceful = 0.0
+    graceful = 2.0 if cast.receipts else 0.0  # they are written whatever happened
     try:
         for name in cast.names:
             workers[name] = _Worker(name, heard, keys.get(name))
@@ -480,7 +539,14 @@ def _run_processes(
         for name, one in workers.items():
             own = pipes.pack_model(model) if name == cast.model_owner else None
             runs = [pipes.pack_inputs(rows.get(name, {}))]
-            task = {"manifest": manifest.raw, "model": own, "runs": runs, "uses": cast.ledger(name)}
+            task = {
+                "manifest": manifest.raw,
+                "model": own,
+                "runs": runs,
+                "receipt": cast.receipt(name),
+                "ledger": os.path.join(ledgers, name),
+                "uses": cast.ledger(name),
+            }
             if own is not None and cast.opening is not None:
                 task["opening"] = cast.opening.expose()
             one.tell(task | cast.arguments(name))

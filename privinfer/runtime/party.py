@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +33,7 @@ from privinfer.plan.cost import declared_run
 from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.commitment import Opening
 from privinfer.protocols.randomness import Scope
-from privinfer.runtime import chunks, consents, engage, report
+from privinfer.runtime import chunks, consents, engage, evidence, limits, report
 from privinfer.runtime.agree import Joining, commit_to_weights
 from privinfer.runtime.ahead import (
     agreed,
@@ -49,16 +48,19 @@ from privinfer.runtime.alike import Alike
 from privinfer.runtime.bring import bring, split
 from privinfer.runtime.drive import drive
 from privinfer.runtime.engage import Engaged
+from privinfer.runtime.evidence import Evidence
 from privinfer.runtime.greeting import ARCHITECTURE, OFFERS, greet
 from privinfer.runtime.ledger import ReleaseLedger
 from privinfer.runtime.post import GREETINGS, Office
 from privinfer.runtime.store import Offer, Store
 from privinfer.runtime.uses import Uses
 from privinfer.session import weights_opening
+from privinfer.session.agreement import run_context
 from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest
 from privinfer.transport.endpoint import Endpoint
 from privinfer.transport.frames import Kind
+from privinfer.transport.mesh import Listener
 from privinfer.transport.tls import connect
 
 Watcher = Callable[[Role, Phase, Progress], None]
@@ -111,9 +113,12 @@ class Session:
         *,
         model: ir.Model | None = None,
         progress: Watcher | None = None,
-        listener: socket.socket | None = None,
+        listener: Listener | None = None,
+        shared: bool = False,
         store: str | os.PathLike[str] | Store | None = None,
         opening: str | os.PathLike[str] | Opening | None = None,
+        receipt: str | os.PathLike[str] | None = None,
+        ledger: str | os.PathLike[str] | None = None,
         uses: str | os.PathLike[str] | None = None,
     ) -> Party:
         """Connect with all other parties as `name`; returns when everybody is there and agrees.
@@ -128,14 +133,22 @@ class Session:
             Required of the model owner and of nobody else.
         progress : callable, optional
             Told how far each phase is.
-        listener : socket, optional
+        listener : Listener, optional
             Listening socket to use in place of the address in the session file.
+        shared : bool
+            The others are reached at ports that serve many sessions: ``privinfer serve``.
         store : path or Store, optional
             Where what was dealt ahead lies, or will; see :meth:`Party.deal`. Used when all parties that
             keep something brought theirs.
         opening : path or Opening, optional
             The model owner's, made by ``privinfer commit``, where the session names a commitment to the
             weights.
+        receipt : path, optional
+            Where this party's receipt will be when it leaves, where the session's terms ask for receipts; an
+            owner's secret opening lies beside it as ``.opening``. See docs/receipts.md.
+        ledger : path, optional
+            Folder in which this party counts answers, where the terms limit them and it is an evaluator (or
+            the model owner, without evaluators); the same for every session. docs/release.md.
         uses : path, optional
             Folder of an owner's ledger of consents, the same for all its sessions; required of owners to
             run a session with ``terms.consent``.
@@ -162,7 +175,9 @@ class Session:
             if opening is not None and not isinstance(opening, Opening):
                 opening = Opening(weights_opening.read(opening, identity).secret)
             commit_to_weights(manifest, model, opening)
-            ledger = None if uses is None else Uses(uses, name)
+            evidence.check(manifest, receipt)
+            limits.check(manifest, name, ledger)
+            spent = None if uses is None else Uses(uses, name)
             endpoint = connect(
                 name,
                 identity.private_pem(),
@@ -170,6 +185,7 @@ class Session:
                 bytes.fromhex(manifest.session),
                 manifest.connect_timeout,
                 listener,
+                shared=shared,
                 stall_timeout=manifest.deadline,
             )
         except BaseException:
@@ -185,7 +201,9 @@ class Session:
             progress=progress,
             store=store,
             opening=opening,
-            uses=ledger,
+            receipt=receipt,
+            ledger=ledger,
+            uses=spent,
         )
 
 
@@ -253,6 +271,8 @@ class Party:
         progress: Watcher | None = None,
         store: Store | None = None,
         opening: Opening | None = None,
+        receipt: str | os.PathLike[str] | None = None,
+        ledger: str | os.PathLike[str] | None = None,
         uses: Uses | None = None,
     ) -> None:
         self.manifest, self.name = manifest, name
@@ -264,19 +284,24 @@ class Party:
         spare = self._backend.spare(manifest)
         ordered = self._backend.ordered and manifest.nonlinear != ckks.EXACT
         self._office = Office(endpoint, manifest.names, manifest.deadline, self._cast, spare, ordered=ordered)
+        kept = Evidence(manifest, identity, self._verify, receipt)
+        self._evidence = kept if manifest.terms.receipts else None
         self._failed: PrivinferError | None = None
         self._closed = False
         self._next = 0
         self._store = store
         self._opening = opening
+        self._keeper: limits.Keeper | None = None
         self._uses = uses
         self._offer: Offer | None = None
         self._asked = 0
         self._dealt = self._live = self._bringing = False
         self._closing = contextlib.ExitStack()
+        self._players: dict[Role, Player] = {}
         self._seconds: dict[str, float] = {}
         try:
             with _Guard(self):
+                self._keeper = limits.Keeper.open(manifest, name, ledger)
                 self._setup()
         except BaseException:
             self.close()
@@ -305,20 +330,40 @@ class Party:
         joining.tell(self._commit_to_weights())
         self.architecture = self._agree_on_architecture()
         self.agreement = joining.sign(self.architecture, report.precision(m, self.architecture))
+        if self._evidence is not None:
+            self._evidence.begin(self._office, self.agreement)
         session = self.agreement.digest
         network = Network(m.comparison, m.round_trip_ms / 1e3, m.mbit_per_s * 1e6)
-        table = Table(self._cast, m.inputs, m.receivers, self.architecture, session, network, m.threshold)
-        self._table = table
-        release = self._open_ledger() if self.name in m.key_holders else None
-        self._private = Private(
-            self._identity.sign, self._verify, self._model, release=release, weights=self._opening
+        table = Table(
+            self._cast,
+            m.inputs,
+            m.receivers,
+            self.architecture,
+            session,
+            network,
+            m.threshold,
+            m.terms.release,
         )
-        self._players: dict[Role, Player] = {
+        self._table = table
+        limits.describe(m, table, None)  # noise that does not fit is refused by everybody
+        release = self._open_ledger() if self.name in m.key_holders else None
+        sign = self._identity.sign if self._evidence is None else self._evidence.sign
+        self._private = Private(
+            sign,
+            self._verify,
+            self._model,
+            release=release,
+            weights=self._opening,
+            budget=self._keeper,
+        )
+        self._players = {
             role: self._backend.player(role, table, self._private)
             for role, p in self._cast.items()
             if p == self.name
         }
         self._agree_on_store()
+        if self._evidence is not None:
+            self._evidence.exchange(self._office)
         if self._offer is None:
             self._set_up_live()
         self._seconds["setup"] = time.perf_counter() - started
@@ -335,7 +380,11 @@ class Party:
         if self._store is not None:
             folder = str(self._store.folder / "ledger")
         else:
-            folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="privinfer-ledger-"))
+            try:
+                folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="privinfer-ledger-"))
+            except OSError as e:
+                why = (e.strerror or "error").lower()
+                raise ConfigError(f"no folder can be made for the ledger: {why}", culprit=self.name) from None
         return self._closing.enter_context(ReleaseLedger(folder, self.name)).record
 
     def _set_up_live(self) -> None:
@@ -512,6 +561,10 @@ class Party:
             "seconds": {**self._seconds, "offline": tally.offline, "online": tally.online},
             "peak_rss_bytes": report.peak_rss(),
         }
+        if self._evidence is not None and self._evidence.path is not None:
+            self.report["receipt"] = str(self._evidence.path)
+        if released := limits.describe(self.manifest, self._table, self._keeper):
+            self.report["release"] = released
         if notes := [note for player in self._players.values() for note in player.notes]:
             self.report["precision"]["notes"] = notes
         outputs = tally.outputs()
@@ -522,6 +575,8 @@ class Party:
         m, run, session = self.manifest, self._next, self._table.session
         self._office.begin(run)
         m.terms.check_time()
+        if self._evidence is not None:
+            self._evidence.check_room()
         alike = Alike(
             self._office,
             GREETINGS + 2 * run,
@@ -529,12 +584,18 @@ class Party:
             self.name,
             self._identity.sign,
             self._verify,
-            b"run:" + session + run.to_bytes(8, "little"),
+            run_context(session, run),
         )
         commitments = engage.commit(self._private, split(inputs)[1], session, run)
-        alike.tell(engage.statement(commitments, brought))
-        engagement = engage.read(m, alike.hear())
+        alike.tell(engage.statement(commitments, engage.make_key(self._private, m, self.name), brought))
+        if self._evidence is not None:
+            self._evidence.opened(run, self._private.openings)
+        said = alike.hear()
+        if self._evidence is not None:
+            self._evidence.entered(run, "live" if self._offer is None else "ahead", alike.signed())
+        engagement = engage.read(m, said)
         consents.admit(engagement.brought, m, self.name, self._uses, session=session, run=run, rows=rows)
+        self._private.keys.public.update(engagement.keys)
         return Engaged(engagement, alike)
 
     def _chunk(self, tally: chunks.Tally, engaged: Engaged, *, ahead: bool) -> int:
@@ -598,6 +659,14 @@ class Party:
 
     # -- ending ----------------------------------------------------------------------------------
 
+    def may_begin_again(self) -> bool:
+        """Whether nothing that depends on an input has left or reached this party, nor one that gave up.
+
+        Waits up to a second for the others' last words; asked after a run has failed, before :meth:`close`.
+        """
+        self._office.hear_out()
+        return not self._office.online
+
     def _fail(self, error: PrivinferError) -> PrivinferError:
         """End the session here and tell everybody, once."""
         if isinstance(error, TransportError) and error.culprit not in (None, self.name):
@@ -620,7 +689,21 @@ class Party:
         self._office.close()
         if self._store is not None:
             self._store.close()
+        if self._keeper is not None:
+            self._keeper.close()
         self._closing.close()
+        self._write_receipt()
+
+    def _write_receipt(self) -> None:
+        if self._evidence is None:
+            return
+        office, joint = self._office, ckks.joint_key(self._players.values())
+        try:
+            self._evidence.write(office.missing, self._failed, self._opening, joint)
+        except ConfigError as error:
+            if self._failed is None:
+                raise
+            self._failed.add_note(error.message)  # why the session ended matters more
 
 
 class _Guard:

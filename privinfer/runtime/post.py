@@ -20,15 +20,17 @@ from dataclasses import dataclass
 
 from privinfer.backends.base import Phase, Receive, Role, Send
 from privinfer.errors import BY_CODE, PrivinferError, ProtocolViolation, TransportError
+from privinfer.runtime.transcript import Transcript
 from privinfer.transport.endpoint import Endpoint
 from privinfer.transport.frames import Frame, Kind, decode_abort, encode_abort
 
 CHUNK = 4 << 20  # a long message goes in pieces, so that a slow line is not taken for a dead party
 STEP_BITS = 20
-GREETINGS = 7  # steps of the greeting; after them two for each run
-MAX_WORD = 16  # bytes that a DONE may carry
+GREETINGS = 8  # steps of the greeting; after them two for each run
+MAX_WORD = 16  # bytes that a DONE may carry, beside what is signed for the receipt
 _CLIENTS = ("owner:", "receiver:")
 NOBODY = 0xFFFF
+_LAST = (1 << 28) - 1
 # Place in the list of the party waited for, or NOBODY; frames handled so far; when() of the wait.
 _ALIVE = struct.Struct("<HQQ")
 
@@ -40,7 +42,12 @@ def when(run: int, phase: int, client: bool = False, taken: int = 0) -> int:
     waits for, where steps have an order. Clients (owners, receivers)
     are served when all others are ready, so their waits come last in a phase.
     """
-    return (run & 0x7FFFFFFF) + 1 << 31 | phase << 29 | client << 28 | min(taken, (1 << 28) - 1)
+    return (run & 0x7FFFFFFF) + 1 << 31 | phase << 29 | client << 28 | min(taken, _LAST)
+
+
+def _noted(frame: Frame) -> bool:
+    """Whether a message belongs into a transcript."""
+    return frame.kind is Kind.DATA or (frame.kind is Kind.HELLO and frame.step >= GREETINGS)
 
 
 @dataclass(slots=True)
@@ -234,6 +241,8 @@ class Office:
         self._running = False
         self._deaf: set[str] = set()
         self.missing: set[str] = set()
+        self.online = False  # a message of an online phase was sent or came, here or where somebody gave up
+        self._transcript: Transcript | None = None
 
     def begin(self, run: int) -> None:
         """Start a run; everybody has to be there still."""
@@ -243,6 +252,16 @@ class Office:
         for peer in sorted(self._gone - self.missing):
             if not self._give_up(TransportError("left before the end", culprit=peer)):
                 raise TransportError("left before the end", culprit=peer)
+
+    def note(self, transcript: Transcript) -> None:
+        """Write down from now on whatever is sent and received, signs of life and the joining excepted."""
+        for pair, queue in self._frames.items():
+            if queue:  # it would be used, and stand in no receipt
+                raise ProtocolViolation("sent a message before all had joined", culprit=self.cast[pair[0]])
+        for peer, frame in self._control:
+            if _noted(frame):
+                raise ProtocolViolation("sent a message before all had joined", culprit=peer)
+        self._transcript = transcript
 
     def lost(self, role: Role) -> bool:
         """Whether who plays a role is gone, and can be done without."""
@@ -278,6 +297,7 @@ class Office:
             if to == self.endpoint.name:
                 self._frames[pair].append(frame)
             else:
+                self.online = self.online or phase is Phase.ONLINE
                 self._post(to, frame)
                 self.watch.handled += 1
 
@@ -293,6 +313,9 @@ class Office:
             if not spare:
                 raise
             self._deaf.add(to)  # it is given up when its last words were read: why it left may concern all
+        finally:  # after it has gone out: the line is busy while this is hashed
+            if self._transcript is not None and _noted(frame):
+                self._transcript.sent(to, frame)
         if spare:
             self.watch.waiting(None)
 
@@ -352,6 +375,11 @@ class Office:
         for peer in self.endpoint.peers:
             self._post(peer, Frame(kind, phase, 0, step, payload))
 
+    def tell_each(self, kind: Kind, phase: Phase, step: int, payloads: Mapping[str, bytes]) -> None:
+        """Send each peer a control frame of its own."""
+        for peer in self.endpoint.peers:
+            self._post(peer, Frame(kind, phase, 0, step, payloads[peer]))
+
     def expect(self, step: int, check: Callable[[str, bytes], None]) -> None:
         """Check each HELLO of this step as soon as it comes: what its sender says later may mislead."""
         self._checks[step] = check
@@ -361,7 +389,7 @@ class Office:
 
     def hear(self, step: int, senders: set[str]) -> dict[str, bytes]:
         """Wait for one HELLO of this step from each of the senders."""
-        at = step if self._said < 0 else when(self._said + 1, Phase.SETUP, taken=step)
+        at = self._heard_at(step)
         heard: dict[str, bytes] = {}
 
         def complete() -> bool:
@@ -374,9 +402,23 @@ class Office:
         self._until(complete, lambda: next(iter(sorted(senders - self.missing - heard.keys())), None), at)
         return heard
 
+    def _heard_at(self, step: int) -> int:
+        """When a greeting is waited for: the first of a run before all else, the second before online."""
+        run = self._said + 1
+        if step < GREETINGS:
+            return when(run, Phase.SETUP, taken=step) if run else step
+        if (step - GREETINGS) % 2:
+            return when(run, Phase.OFFLINE, True, _LAST)
+        if run:
+            return when(run - 1, Phase.CONTROL, True, _LAST)
+        return when(0, Phase.SETUP, True, _LAST)  # what is set up at the join comes before the first run
+
     def barrier(self, run: int, word: bytes = b"") -> dict[str, bytes]:
         """Tell all others that this party's run went well, and wait until all say so: with which words."""
-        self.tell(Kind.DONE, Phase.CONTROL, run, word)
+        if self._transcript is None:
+            self.tell(Kind.DONE, Phase.CONTROL, run, word)
+        else:
+            self.tell_each(Kind.DONE, Phase.CONTROL, run, self._transcript.claims(run, word))
         self._said = run
         self._greeted = {(peer, step) for peer, step in self._greeted if step < GREETINGS}
         self._checks.clear()
@@ -391,6 +433,8 @@ class Office:
             for frame in queue:  # the next run may have begun elsewhere
                 if frame.step >> STEP_BITS != (run + 1) & 0x7FF:
                     raise ProtocolViolation("sent more than was due", culprit=self.cast[pair[0]])
+        if self._transcript is not None:
+            self._transcript.compare(self._peers())
         return {peer: self._words.pop((peer, run)) for peer in sorted(self._peers())}
 
     def leave(self) -> None:
@@ -408,7 +452,8 @@ class Office:
         for peer in self.endpoint.peers:
             if peer not in self._gone:
                 with contextlib.suppress(PrivinferError):
-                    self.endpoint.send_if_idle(peer, Frame(Kind.ABORT, Phase.CONTROL, 0, 0, payload))
+                    frame = Frame(Kind.ABORT, Phase.CONTROL, 0, int(self.online), payload)
+                    self.endpoint.send_if_idle(peer, frame)
 
     def last_words(self, error: TransportError) -> PrivinferError:
         """What is said of it elsewhere: who seems to be at fault may have left because of another one."""
@@ -436,6 +481,23 @@ class Office:
                     return said
                 told = told or said
         return told or lost or error
+
+    def hear_out(self) -> None:
+        """After this party gave up: listen until all others did, or one says that it had gone online."""
+        until = time.monotonic() + min(1.0, self.watch.pause)
+        waits_for = self._peers() - self._gone
+        while waits_for and not self.online and (rest := until - time.monotonic()) > 0:
+            try:
+                peer, frame = self.endpoint.receive(rest)
+                self._sort(peer, frame)
+            except TimeoutError:
+                return
+            except PrivinferError as error:
+                if error.culprit is None:  # the endpoint is closed
+                    return
+                if error is not self._told:
+                    waits_for.discard(error.culprit)
+            waits_for -= self._gone
 
     def close(self) -> None:
         """Stop the watch and close the endpoint."""
@@ -478,6 +540,8 @@ class Office:
     def _sort(self, peer: str, frame: Frame) -> None:
         if peer in self.missing:
             return
+        if self._transcript is not None and _noted(frame):
+            self._transcript.received(peer, frame)
         match frame.kind:
             case Kind.DATA:
                 if frame.channel >= len(self._pairs):
@@ -486,6 +550,7 @@ class Office:
                 if self.cast[pair[0]] != peer or self.cast[pair[1]] != self.endpoint.name:
                     raise ProtocolViolation("spoke for a role that is not its own", culprit=peer)
                 self._frames[pair].append(frame)
+                self.online = self.online or frame.phase == Phase.ONLINE
                 if pair in self._wanted:
                     self.watch.handled += 1
             case Kind.HELLO:
@@ -501,13 +566,17 @@ class Office:
                 # a barrier lies between two runs: nobody can be more than one ahead
                 if frame.step != self._done.get(peer, -1) + 1 or frame.step > self._said + 1:
                     raise ProtocolViolation("said that it was done with another run", culprit=peer)
-                if len(frame.payload) > MAX_WORD:
+                word = bytes(frame.payload)
+                if self._transcript is not None:
+                    word = self._transcript.ended(peer, frame.step, word)
+                if len(word) > MAX_WORD:
                     raise ProtocolViolation("sent a malformed end of a chunk", culprit=peer)
                 self._done[peer] = frame.step
-                self._words[peer, frame.step] = bytes(frame.payload)
+                self._words[peer, frame.step] = word
             case Kind.ABORT:
                 told = decode_abort(frame.payload, peer)
                 self._gone.add(peer)
+                self.online = self.online or frame.step > 0
                 # A spare party may leave for whatever reason, but not as a witness of what another one did.
                 code = BY_CODE.get(told.code, TransportError)
                 own = told.culprit in (None, peer) or issubclass(code, TransportError)

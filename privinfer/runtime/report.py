@@ -43,7 +43,9 @@ def precision(manifest: Manifest, architecture: ir.Architecture) -> dict[str, An
         "fractional_bits": declared.fractional_bits,
         "comparison_bits": declared.comparison_bits,
         "basis": declared.basis,
-        "declared_error_bound": declared.error_bound,
+        "declared_error_bound": None
+        if declared.error_bound is None
+        else declared.error_bound + manifest.terms.release.rounding,
     }
     # what products stray by under encryption, in units of their last place; the bound has it in it
     return said | ({"nonlinear": ckks.EXACT, "product_units": ckks.product_units(manifest)} if exact else {})

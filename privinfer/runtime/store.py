@@ -124,7 +124,9 @@ class Store:
             "SELECT (SELECT coalesce(sum(size), 0) FROM piece WHERE used = 0)"
             " + (SELECT coalesce(sum(setup_size), 0) FROM generation)"
         )
-        return int(str(row[0]))
+        if not isinstance(row[0], int):
+            raise self._at.damaged()
+        return row[0]
 
     def room_for(self, size: int) -> None:
         """Raise ConfigError where `size` more bytes do not fit the budget."""
@@ -139,7 +141,8 @@ class Store:
     def begin(self, generation: bytes, batch: int, setup: bytes) -> None:
         """Keep a setup, under which pieces follow; older generations of this session are dropped."""
         for (old,) in self._rows("SELECT id FROM generation WHERE session = ?", self._session):
-            assert isinstance(old, bytes)  # noqa: S101 - a BLOB column
+            if not isinstance(old, bytes):
+                raise self._at.damaged()
             self._drop(old)
         self.room_for(len(setup))
         self._write(self._file(generation, "setup"), setup)
@@ -200,9 +203,11 @@ class Store:
         )
         if not rows:
             return None
-        generation, *numbers = rows[0]
-        assert isinstance(generation, bytes)  # noqa: S101 - a BLOB column
-        return Offer(generation, *(int(str(number)) for number in numbers))
+        generation, *columns = rows[0]
+        numbers = [n for n in columns if isinstance(n, int) and 0 <= n < 1 << 32]
+        if not isinstance(generation, bytes) or len(generation) > 32 or len(numbers) != len(columns):
+            raise self._at.damaged()
+        return Offer(generation, *numbers)
 
     def setup(self, generation: bytes) -> bytes:
         """The setup of a generation; IntegrityError where its bytes are not those that were kept."""

@@ -1,7 +1,7 @@
 """A party in a process of its own, started by :func:`privinfer.run_local`; talks CBOR over its pipes.
 
     it says  {certificate, port}                       its key was made here, or is in the file named
-    it hears {manifest, model, runs, uses, ...}        its own inputs only; opening, consent where it has one
+    it hears {manifest, model, runs, receipt, ...}     its own inputs only; opening, consent where it has one
     it says  {progress} ..., then {outputs, report} for each run, or {error}
 
 Standard output belongs to the pipe; whatever prints goes to standard error. If the parent goes, so does
@@ -20,7 +20,7 @@ from typing import IO, Any
 from privinfer.backends.base import Phase, Progress, Role
 from privinfer.errors import PrivinferError
 from privinfer.protocols.commitment import Opening
-from privinfer.runtime import pipes
+from privinfer.runtime import memory, pipes
 from privinfer.runtime.party import Session
 from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest
@@ -29,6 +29,7 @@ from privinfer.transport.mesh import listen
 
 def main() -> int:
     """Play one party from its parent's messages."""
+    memory.keep_freed()
     name = sys.argv[1]
     said = os.fdopen(os.dup(1), "wb")
     heard = os.fdopen(os.dup(0), "rb")
@@ -71,6 +72,8 @@ def main() -> int:
             progress=progress,
             listener=listener,
             opening=opening,
+            receipt=task["receipt"],
+            ledger=task["ledger"],
             uses=task["uses"],
         ) as party:
             for packed in task["runs"]:

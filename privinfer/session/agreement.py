@@ -113,6 +113,16 @@ def write(
     return Agreement(canonical.dumps(document), {})
 
 
+def spoken(name: str, context: bytes, digest: bytes) -> bytes:
+    """What a party signs of a statement that all hear alike (`runtime/alike.py`), by its SHA-256."""
+    return b"privinfer/alike/1:" + name.encode() + b":" + context + digest
+
+
+def run_context(session: bytes, run: int) -> bytes:
+    """Context of what parties say when a run begins: agreement and number of its first inference."""
+    return b"run:" + session + run.to_bytes(8, "little")
+
+
 def _plain(value: Any) -> canonical.Value:
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}

@@ -20,6 +20,7 @@ Value = None | bool | int | float | str | bytes | Sequence["Value"] | Mapping[st
 MAX_BYTES: Final = 1 << 20
 _MAX_DEPTH = 6
 _MAX_ITEMS = 1 << 16
+_MAX_IN_ALL = 1 << 18
 _FLOATS = {25: ">e", 26: ">f", 27: ">d"}
 T = TypeVar("T")
 _SIMPLE = {20: False, 21: True, 22: None}
@@ -53,7 +54,7 @@ def loads(data: bytes, what: str, culprit: str | None = None, most: int = MAX_BY
     try:
         if len(data) > most:
             raise ValueError
-        value, at = _item(data, 0, 0)
+        value, at = _item(data, 0, 0, [_MAX_IN_ALL])
         if at != len(data) or dumps(value) != data:  # one encoding of each value, nothing behind it
             raise ValueError
     except (ValueError, IndexError, struct.error, OverflowError):
@@ -72,7 +73,7 @@ def _head(data: bytes, at: int) -> tuple[int, int, int]:
     return kind, int.from_bytes(data[at : at + size]), at + size
 
 
-def _item(data: bytes, at: int, depth: int) -> tuple[Value, int]:
+def _item(data: bytes, at: int, depth: int, left: list[int]) -> tuple[Value, int]:
     kind, value, at = _head(data, at)
     if kind == 0:
         return value, at
@@ -88,20 +89,21 @@ def _item(data: bytes, at: int, depth: int) -> tuple[Value, int]:
     if kind == 7 and value in _FLOATS:
         form = _FLOATS[value]
         return float(struct.unpack_from(form, data, at)[0]), at + struct.calcsize(form)
-    if kind not in (4, 5) or depth == _MAX_DEPTH or value > min(len(data) - at, _MAX_ITEMS):
+    left[0] -= value if kind in (4, 5) else 0
+    if kind not in (4, 5) or depth == _MAX_DEPTH or value > min(len(data) - at, _MAX_ITEMS) or left[0] < 0:
         raise ValueError
     if kind == 4:
         items: list[Value] = []
         for _ in range(value):
-            item, at = _item(data, at, depth + 1)
+            item, at = _item(data, at, depth + 1, left)
             items.append(item)
         return items, at
     found: dict[str, Value] = {}
     for _ in range(value):
-        key, at = _item(data, at, depth + 1)
+        key, at = _item(data, at, depth + 1, left)
         if not isinstance(key, str):
             raise ValueError
-        found[key], at = _item(data, at, depth + 1)
+        found[key], at = _item(data, at, depth + 1, left)
     return found, at
 
 

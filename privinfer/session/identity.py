@@ -14,7 +14,7 @@ import stat
 from typing import NoReturn, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -84,7 +84,7 @@ class PublicIdentity:
         self.name = _name_of(certificate)
         try:
             certificate.verify_directly_issued_by(certificate)
-        except (InvalidSignature, ValueError, TypeError) as exc:
+        except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError) as exc:
             raise ConfigError("certificate is not signed by its own key", culprit=self.name) from exc
         self.der: bytes = certificate.public_bytes(serialization.Encoding.DER)
         #: The certificate in PEM, in the one form the library writes.
@@ -119,6 +119,11 @@ class PublicIdentity:
         if _CERT_BLOCK.findall(block) != [block]:
             raise ConfigError("certificate is not one PEM certificate", hint=_KEYGEN)
         return cls(_parse_certificate(block))
+
+    @property
+    def key_digest(self) -> str:
+        """SHA-256 of the public key, hex: the same in every certificate of one key."""
+        return hashlib.sha256(self._key.public_bytes_raw()).hexdigest()
 
     def verify(self, message: bytes, signature: bytes) -> None:
         """Check a signature made with :meth:`Identity.sign`.

@@ -47,6 +47,27 @@ class Release:
     hours: float = 24.0
 
     @property
+    def limited(self) -> bool:
+        """Whether answers are counted, so that somebody has to keep a ledger."""
+        return self.noisy or self.answers is not None
+
+    @property
+    def grid(self) -> int | None:
+        """The k of the grid 2**-k that results are rounded to: the finest with 2**-k >= 10**-decimals."""
+        return None if self.decimals is None else (10**self.decimals).bit_length() - 1
+
+    @property
+    def rounding(self) -> float:
+        """What decimals add to an error: half a step of the grid, and half a last decimal place."""
+        return 0.0 if self.grid is None else 2.0 ** -(self.grid + 1) + 10.0**-self.decimals / 2  # type: ignore[operator]
+
+    @property
+    def words(self) -> str:
+        """How a result is limited, to be said behind its name."""
+        rounded = "" if self.decimals is None else f", rounded to {self.decimals} decimals"
+        return rounded + (", noised" if self.noisy else "")
+
+    @property
     def noisy(self) -> bool:
         """Whether noise is added."""
         return self.epsilon > 0

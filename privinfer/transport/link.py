@@ -215,6 +215,8 @@ def tls_context(protocol: ssl._SSLMethod, pem: bytes, trusted: list[bytes]) -> s
             context.load_cert_chain(path, password=_no_password)
     except ssl.SSLError as exc:
         raise ConfigError("TLS cannot use this identity or a certificate of the session") from exc
+    except OSError as exc:  # no memory, no descriptor, or a limit on files
+        raise ConfigError(f"the key cannot be handed to TLS: {why(exc)}") from exc
     return context
 
 

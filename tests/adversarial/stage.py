@@ -24,7 +24,16 @@ NAMES = ("hospital", "dna_company", "laboratory", "startup", "patient", "helper"
 INPUTS = {"xray": "hospital", "dna": "dna_company", "blood": "laboratory"}
 SHAPES = {"xray": (4,), "dna": (5,), "blood": (3,)}
 RECEIVERS = {"risk": "patient"}
-GREETINGS = ("greeting", "nonces", "architecture", "statements", "signatures", "offers", "more offers")
+GREETINGS = (
+    "greeting",
+    "nonces",
+    "architecture",
+    "statements",
+    "signatures",
+    "offers",
+    "more offers",
+    "halves",
+)
 E1, E2, H = "startup", "hospital", "helper"
 STEP = (1 << STEP_BITS) - 1
 
@@ -126,8 +135,10 @@ class Play:
     only: tuple = NAMES
     base: object = None
     stores: object = None  # makes a party's store, or None
+    receipts: object = None  # folder
+    ledgers: object = None  # says a party's folder, or None
     openings: dict = field(default_factory=dict)
-    ledgers: dict = field(default_factory=dict)  # of uses
+    uses: dict = field(default_factory=dict)  # ledgers of consents
     consents: list = field(default_factory=list)  # what the consent party brings to each run, as arguments
 
     def __post_init__(self):
@@ -147,8 +158,21 @@ class Play:
         try:
             store = None if self.stores is None else self.stores(name)
             who = self.identities.get(name, identity(name))
-            more = {"opening": self.openings.get(name), "uses": self.ledgers.get(name)}
-            with Party(m, name, who, end, model=own, progress=watch, store=store, **more) as party:
+            kept = None if self.receipts is None else self.receipts / f"{name}.receipt"
+            ledger = None if self.ledgers is None else self.ledgers(name)
+            with Party(
+                m,
+                name,
+                who,
+                end,
+                model=own,
+                progress=watch,
+                store=store,
+                opening=self.openings.get(name),
+                receipt=kept,
+                ledger=ledger,
+                uses=self.uses.get(name),
+            ) as party:
                 if self.act is not None:
                     self.act(name, party)
                 for k in range(self.runs):

@@ -10,6 +10,7 @@ import pytest
 
 from privinfer.errors import ConfigError, IntegrityError, ProtocolViolation
 from privinfer.protocols.commitment import Opening, digest_of, digest_of_weights
+from privinfer.protocols.sealing import ReceiverKey
 from privinfer.runtime import engage, party
 from privinfer.runtime.greeting import SIGNATURES, STATEMENTS
 from privinfer.runtime.post import GREETINGS
@@ -42,7 +43,7 @@ def resigned(content, context, liar=LIAR):
 def seen(play):
     """The agreement of every party of a play."""
     found = {}
-    play.act = lambda name, party: found.update({name: party.agreement})
+    play.act = lambda name, joined: found.update({name: joined.agreement})
     for outcome in play.run().values():
         assert outcome.error is None
     return found
@@ -103,6 +104,28 @@ def test_two_parties_are_told_different_commitments():
     everybody(play.run(), ProtocolViolation, LIAR, "different things", but=(LIAR,))
 
 
+def with_key(monkeypatch, party, key):
+    """Let one party say this key in its engagement."""
+    original = engage.make_key
+
+    def make_key(private, manifest, name):
+        return key if name == party else original(private, manifest, name)
+
+    monkeypatch.setattr(engage, "make_key", make_key)
+
+
+@pytest.mark.parametrize("key", [None, bytes(32), bytes(31), b"\1" + bytes(31)])
+def test_a_receiver_without_a_proper_key(key, monkeypatch):
+    """None, a point of low order, too short: its results could be sealed to nobody or to everybody."""
+    with_key(monkeypatch, "patient", key)
+    everybody(stage.Play().run(), ProtocolViolation, "patient", "key")
+
+
+def test_a_key_of_a_party_that_receives_nothing(monkeypatch):
+    with_key(monkeypatch, LIAR, ReceiverKey.fresh().public)
+    everybody(stage.Play().run(), ProtocolViolation, LIAR, "unknown field 'key'")
+
+
 def test_somebody_else_is_framed():
     """Who shows a statement that nobody made is named, not the party it blames."""
 
@@ -130,7 +153,7 @@ def test_somebody_else_is_framed():
 def test_statements_of_another_form(content):
     context = []
     play = stage.Play()
-    play.act = lambda name, party: context.append(b"run:" + party.agreement.digest + bytes(8))
+    play.act = lambda name, joined: context.append(b"run:" + joined.agreement.digest + bytes(8))
     play.hook = lying(lambda data: resigned(content, context[0]), GREETINGS)
     play.hub.on_frame = play.hook
     everybody(play.run(), ProtocolViolation, LIAR, "", but=(LIAR,))
@@ -157,6 +180,7 @@ def test_an_expired_session_starts_no_run():
 
 
 def test_the_weights_are_those_of_the_session(monkeypatch):
+    """A model owner that commits to others, past its own check."""
     opening = Opening.fresh(b"")
     model = stage.model()
     digest = digest_of_weights(model)

@@ -17,6 +17,7 @@ from privinfer.graph.lower import compile_program
 from privinfer.plan.cost import declared_run
 from privinfer.protocols import randomness
 from privinfer.runtime import ahead, chunks
+from privinfer.runtime.greeting import OFFERS
 from privinfer.runtime.post import STEP_BITS
 from privinfer.runtime.store import Offer, Store
 from privinfer.transport import Kind
@@ -250,7 +251,7 @@ def test_a_peer_that_offers_part_of_a_run(tmp_path):
     deal(tmp_path, 2, 5)
 
     def hook(source, destination, frame):
-        if source == "laboratory" and frame.kind is Kind.HELLO and frame.step == 3:
+        if source == "laboratory" and frame.kind is Kind.HELLO and frame.step == OFFERS:
             offer = dataclasses.replace(ahead.parse_offer(bytes(frame.payload), source), number=1)
             return stage.changed(frame, payload=ahead.pack_offer(offer))
         return None if source == "laboratory" and frame.kind is Kind.ABORT else frame

@@ -14,6 +14,7 @@ from privinfer import run_local
 from privinfer.errors import ConfigError, ConsentError, ProtocolViolation
 from privinfer.graph import reference
 from privinfer.protocols.commitment import Opening
+from privinfer.protocols.sealing import ReceiverKey
 from privinfer.runtime import consents, engage
 from privinfer.runtime.post import GREETINGS
 from privinfer.session import Identity, canonical
@@ -40,7 +41,7 @@ class Watch:
 
 
 def spent(play: stage.Play, one: Consent) -> dict[str, int]:
-    return {name: ledger.state(one).spent for name, ledger in play.ledgers.items()}
+    return {name: ledger.state(one).spent for name, ledger in play.uses.items()}
 
 
 def check_refused(outcomes: Any, message: str, culprit: str = PATIENT, kind: Any = ConsentError) -> None:
@@ -82,7 +83,7 @@ def test_a_use_is_on_disk_before_anything_of_the_owner_leaves(tmp_path: Path) ->
 
     def hook(source: str, destination: str, frame: Any) -> Any:
         if frame.kind is Kind.DATA and stage.kind_of(frame)[1] == "owner":
-            counted.append((source, play.ledgers[source].state(one).spent))
+            counted.append((source, play.uses[source].state(one).spent))
         return frame
 
     play = kit.play(tmp_path, kit.signed(one), hook=hook)
@@ -151,7 +152,7 @@ def test_one_owners_ledger_is_enough_to_refuse(tmp_path: Path) -> None:
     one = kit.consent()
     gone = kit.revocation(one)
     play = kit.play(tmp_path, kit.signed(one))
-    play.ledgers["laboratory"].revoke(gone, kit.signed(gone))
+    play.uses["laboratory"].revoke(gone, kit.signed(gone))
     check_refused(play.run(), "the consent was revoked")
 
 
@@ -166,10 +167,11 @@ def lying(monkeypatch: pytest.MonkeyPatch, change: Any, liar: str = PATIENT) -> 
     def lax(manifest: Any, name: str, *rest: Any) -> Any:
         return consents.Brought() if name == liar else bring(manifest, name, *rest)
 
-    def said(inputs: Any, brought: Any) -> bytes:
+    def said(inputs: Any, key: bytes | None, brought: Any) -> bytes:
         if threading.current_thread().name == liar:  # each party of a play has one
-            return canonical.dumps({"inputs": dict(inputs), **change})
-        return statement(inputs, brought)
+            own = {} if key is None else {"key": key}
+            return canonical.dumps({"inputs": dict(inputs), **own, **change})
+        return statement(inputs, key, brought)
 
     def blind(brought: Any, manifest: Any, name: str, *rest: Any, **more: Any) -> None:
         if name != liar:
@@ -250,7 +252,8 @@ def test_nobody_else_brings_a_consent(tmp_path: Path, monkeypatch: Any) -> None:
 def test_two_consents_told_to_two_parties_convict(tmp_path: Path) -> None:
     """Both are good; before anything that depends on an input leaves, everybody knows."""
     online = []
-    second = engage.statement({}, consents.Brought(kit.signed(kit.consent())))
+    key = ReceiverKey.fresh().public
+    second = engage.statement({}, key, consents.Brought(kit.signed(kit.consent())))
     session: list[bytes] = []
 
     def hook(source: str, destination: str, frame: Any) -> Any:
@@ -273,7 +276,7 @@ def test_two_consents_told_to_two_parties_convict(tmp_path: Path) -> None:
 
 
 def test_an_owner_without_a_ledger(tmp_path: Path) -> None:
-    play = kit.play(tmp_path, kit.signed(kit.consent()), ledgers=kit.ledgers(tmp_path, OWNERS[:2]))
+    play = kit.play(tmp_path, kit.signed(kit.consent()), uses=kit.ledgers(tmp_path, OWNERS[:2]))
     check_refused(play.run(), "has no ledger", culprit="laboratory", kind=ConfigError)
 
 

@@ -198,9 +198,9 @@ def test_one_party_that_reveals_alone_ends_the_run(monkeypatch: pytest.MonkeyPat
     """CrypTen by itself waits for ever (its issue 374)."""
     original = rank.reveal
 
-    def again(library_: Any, value: Any, receiver: int) -> Any:
-        found = original(library_, value, receiver)
-        if library_.communicator.get().get_rank() == 0:
+    def again(value: Any, receiver: int, communicator: Any, *sealing: Any) -> Any:
+        found = original(value, receiver, communicator, *sealing)
+        if communicator.get_rank() == 0:
             value.get_plain_text()
         return found
 

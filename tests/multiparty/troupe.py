@@ -50,6 +50,7 @@ class Troupe:
         self.folder = Path(folder)
         names = changes.pop("names", stage.NAMES)
         self.chunk_bytes = changes.pop("chunk_bytes", None)
+        self.attempts = changes.pop("attempts", None)
         self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         parties = []
         for name in names:
@@ -72,6 +73,7 @@ class Troupe:
             "inputs": [{k: v.tolist() for k, v in own.get(name, {}).items()} for own in inputs],
             "act": act,
             "chunk_bytes": self.chunk_bytes,
+            "attempts": self.attempts,
         }
         process = subprocess.Popen(
             [sys.executable, ACTOR, str(self.session), name, str(self.folder / f"{name}.key")],

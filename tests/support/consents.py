@@ -64,7 +64,7 @@ def play(folder: Any, *brings: Any, **changes: Any) -> stage.Play:
     fields = {
         "base": session(),
         "openings": {stage.E1: opening()},
-        "ledgers": ledgers(folder),
+        "uses": ledgers(folder),
         "consents": given,
         "runs": len(given),
     }

@@ -16,6 +16,7 @@ from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir
 from privinfer.graph.ranges import check_inputs
 from privinfer.protocols.randomness import Scope
+from privinfer.protocols.sealing import ReceiverKey
 from privinfer.runtime.drive import drive
 from privinfer.session.identity import Identity
 
@@ -148,6 +149,17 @@ def seat(
     return Table(party, owners, receivers, architecture, session, network, len(holders))
 
 
+def exchange_keys(table: Table, privates: Mapping[Role, Private]) -> None:
+    """What an engagement does: every receiver has a fresh key, and everybody its public half."""
+    said = {}
+    for role, private in privates.items():
+        if table.party[role] in table.receivers.values():
+            own = private.keys.own = ReceiverKey.fresh()
+            said[table.party[role]] = own.public
+    for private in privates.values():
+        private.keys.public.update(said)
+
+
 class Simulation:
     """A session whose players all live here; several inferences may follow one setup."""
 
@@ -172,6 +184,7 @@ class Simulation:
             mine = {k: v for k, v in rows.items() if roles.owner(self.table.owners[k]) == role}
             private.inputs.clear()
             private.inputs.update(mine)
+        exchange_keys(self.table, self.privates)
         scope = Scope(self.table.session, number)
         self._run(Phase.OFFLINE, lambda player: player.offline(scope))
 

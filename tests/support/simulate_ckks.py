@@ -14,20 +14,28 @@ from unittest import mock
 import numpy as np
 
 from privinfer.backends.base import Outputs, Phase, Player, Private, Role, Table
-from privinfer.backends.ckks import Ckks, owner, receiver, roles
+from privinfer.backends.ckks import Ckks, receiver, roles
 from privinfer.backends.ckks.evaluate import Evaluation, Outlook
 from privinfer.backends.ckks.model_owner import ModelOwner
-from privinfer.backends.ckks.plan import Opened, Plan, Source, make_plan
+from privinfer.backends.ckks.plan import Opened, Plan, make_plan
 from privinfer.backends.ckks.roles import Setting
 from privinfer.graph import ir
 from privinfer.graph.ranges import check_inputs
 from privinfer.protocols.ckks import encryption
-from privinfer.protocols.ckks.keys import OwnKey, PublicKey
+from privinfer.protocols.ckks.keys import OwnKey
 from privinfer.protocols.ckks.parameters import Parameters
 from privinfer.protocols.randomness import Scope
 from privinfer.runtime.drive import drive
 from tests.support.ckks_oracle import wide_floats
-from tests.support.simulate import Deadlock, Message, RecordingPost, Tamper, identity, verify
+from tests.support.simulate import (
+    Deadlock,
+    Message,
+    RecordingPost,
+    Tamper,
+    exchange_keys,
+    identity,
+    verify,
+)
 
 __all__ = ["Deadlock", "Message", "Outcome", "Simulation", "seat", "simulate", "small_ring"]
 
@@ -42,32 +50,17 @@ def plan_of(architecture: ir.Architecture, holders: int, threshold: int, paramet
     return make_plan(architecture, holders, threshold, parameters=parameters)
 
 
-class OwnPacker:
-    """In SEAL's place, which knows no rings so small for so many primes."""
-
-    def __init__(self, public: PublicKey) -> None:
-        self.public = public
-
-    def encrypt(self, source: Source, values: Any) -> Any:
-        p = self.public.parameters
-        basis = p.data(source.level)
-        rows = values.reshape(len(values), math.prod(source.shape))
-        slots = source.layout.pack(rows).reshape(-1, p.slots)
-        plain = p.ring.encode(slots.astype(np.complex128), source.scale, basis)
-        found = [encryption.encrypt(p, self.public, m) for m in plain]
-        return np.array(found, dtype=np.uint64).reshape(-1, 2, source.level, p.n)
-
-
 class OwnUnpacker:
-    """The same at a receiver."""
+    """In SEAL's place, which knows no rings so small for so many primes."""
 
     def __init__(self, key: OwnKey) -> None:
         self.key = key
 
-    def decrypt(self, output: Opened, rows: Any) -> Any:
+    def decrypt(self, output: Opened, rows: Any, *, noised: bool = False) -> Any:
         slots = np.array([[self._slots(c, output.scale) for c in row] for row in rows])
         packed = slots.reshape(*rows.shape[:2], output.layout.slots)
-        return output.layout.unpack(packed).reshape(len(rows), *output.shape)
+        numbers = output.layout.mean(packed) if noised else output.layout.unpack(packed)
+        return numbers.reshape(len(rows), *output.shape)
 
     def _slots(self, c: Any, scale: float) -> Any:
         p = self.key.secret.parameters
@@ -92,7 +85,6 @@ def small_ring(parameters: Parameters | None = SMALL) -> Iterator[None]:
     with (
         mock.patch.object(roles, "planned", planned),
         mock.patch.object(roles, "AT_WORK", math.inf),  # whatever the machine is busy with
-        mock.patch.object(owner, "Packer", OwnPacker),
         mock.patch.object(receiver, "Unpacker", OwnUnpacker),
     ):
         yield
@@ -209,6 +201,7 @@ class Simulation:
             mine = {k: v for k, v in rows.items() if roles.owner(self.table.owners[k]) == role}
             private.inputs.clear()
             private.inputs.update(mine)
+        exchange_keys(self.table, self.privates)
         scope = Scope(self.table.session, number)
         self._run(Phase.OFFLINE, lambda player: player.offline(scope))
         found = self._run(Phase.ONLINE, lambda player: player.online())

@@ -101,7 +101,7 @@ def test_version(privinfer):
     assert privinfer("--version") == (0, f"privinfer {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["keygen", "seal", "party", "deal", "demo"])
+@pytest.mark.parametrize("command", ["keygen", "seal", "party", "deal", "verify", "demo"])
 def test_help_of_a_command(privinfer, command):
     code, out, err = privinfer(command, "--help")
     assert (code, err) == (0, "")
@@ -112,7 +112,7 @@ def test_help_lists_the_commands(privinfer):
     code, out, err = privinfer("--help")
     assert (code, err) == (0, "")
     assert re.findall(r"^│ (\w+) {2,}\S", out, re.MULTILINE) == [
-        *("keygen", "seal", "party", "deal", "demo", "fragment"),
+        *("keygen", "seal", "commit", "party", "deal", "verify", "demo", "fragment", "consent"),
     ]
 
 
@@ -437,6 +437,32 @@ def test_party_mistake(privinfer, folder, arguments, code, error):
     before = {p.name for p in folder.iterdir()}
     assert mistake(privinfer, code, *arguments)[0].startswith(error)
     assert {p.name for p in folder.iterdir()} == before
+
+
+def test_who_counts_answers_says_where(privinfer, folder):
+    spoil(
+        folder,
+        '[[parties]]\nname = "hospital"',
+        '[terms.release]\nanswers = 3\n\n[[parties]]\nname = "hospital"',
+    )
+    assert privinfer(*seal())[0] == 0
+    for command in (("party", "hospital", *XRAY), ("deal", "hospital", "--count", "3", "--store", "store")):
+        code, _, err = privinfer(*command, "--session", "out.toml")
+        assert code == CONFIG
+        assert "hospital counts this session's answers and has no ledger" in err
+        assert "--ledger DIR" in err
+
+
+def test_seal_refuses_limits_that_its_backend_cannot_keep(refused, folder):
+    text = (
+        DRAFT.read_text()
+        .replace('"mpc"', '"crypten"')
+        .replace("version = 1", 'version = 1\ninsecure = ["crypten"]')
+    )
+    text = text.replace('evaluators = ["startup", "hospital"]', "").replace('helper = "helper"', "")
+    text = re.sub(r'\[\[parties\]\]\nname = "helper"\n.*\n.*\n', "", text)
+    (folder / "draft.toml").write_text(f"{text}\n[terms.release]\ndecimals = 2\n")
+    assert "cannot round results" in refused(CONFIG, *seal())[0]
 
 
 @pytest.mark.parametrize("more", [(), XRAY])

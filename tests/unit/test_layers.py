@@ -195,8 +195,12 @@ def test_seeds_come_from_the_operating_system() -> None:
     """`secrets` is imported where seeds, nonces and names are made, and nowhere else in a protocol's file."""
     users = {module_of(p) for p in FILES if any(n.partition(".")[0] == "secrets" for _, n in imports(p))}
     below = {u for u in users if layer(u) in ("protocols", "backends", "graph")}
-    # the model owner draws the salt of its commitment
-    assert below <= {"privinfer.protocols.randomness", "privinfer.backends.mpc.model_owner"}
+    # the model owner draws its salt, and noise is drawn from there without a seed between
+    assert below <= {
+        "privinfer.protocols.randomness",
+        "privinfer.backends.mpc.model_owner",
+        "privinfer.protocols.gaussian",
+    }
 
 
 def test_importing_privinfer_is_light() -> None:

@@ -15,6 +15,7 @@ from privinfer.protocols.mpc import inputs, outputs
 from privinfer.protocols.mpc.dealing import packed_size
 from privinfer.protocols.mpc.wires import MaskShare, Wide, masked
 from privinfer.protocols.randomness import U64, Scope
+from privinfer.protocols.sealing import OVERHEAD
 from tests.support.gates import ring, step_of
 from tests.support.simulate import identity, verify
 
@@ -166,7 +167,9 @@ def halves(step: fp.Step, y: U64, masks: list[U64]) -> list[bytes]:
 def test_an_output_is_put_together(drawn: tuple[fp.Step, int, U64, list[U64]]) -> None:
     step, batch, y, masks = drawn
     first, second = halves(step, y, masks)
-    assert [len(first), len(second)] == [outputs.message_size(step, k, batch) for k in range(2)]
+    assert [OVERHEAD + len(first), OVERHEAD + len(second)] == [
+        outputs.message_size(step, k, batch) for k in range(2)
+    ]
     np.testing.assert_array_equal(outputs.reveal(step, batch, first, second, "a or b"), y)
     packed = first[: packed_size(y.size, step.type.bits)]
     assert second[: outputs.DIGEST_BYTES] == hashlib.sha256(packed).digest()

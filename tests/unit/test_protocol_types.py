@@ -36,6 +36,8 @@ from privinfer.protocols.mpc.wires import (
     need,
 )
 from privinfer.protocols.randomness import Scope, Secret, Seed, Stream
+from privinfer.protocols.sealing import ReceiverKey
+from privinfer.runtime.transcript import TagKey
 from tests.support import gates
 from tests.support.gates import Bench, ring
 from tests.support.simulate import Simulation, seat
@@ -290,6 +292,7 @@ def secrets_of_all_kinds() -> dict[type, Any]:
         FreshMask(stream(), "a", (1, 2), 64),
         seed,
         Opening(str(DIGITS).encode() * 2),
+        TagKey(str(DIGITS).encode() * 2),
         stream(),
         linear.Weights(values, values),
         linear.Operand(values, values, values),
@@ -297,9 +300,10 @@ def secrets_of_all_kinds() -> dict[type, Any]:
         table.TableKeys(0, blocks, blocks, values, b"77777777"),
         inputs.InputSeeds((seed, seed), 77777777),
         inputs.MaskedInput(values.tobytes(), b"77777777"),
-        Standing(b"77777777", seed, seed),
+        Standing(b"77777777", seed, seed, seed),
         Bench().dealer,
         inputs.Received(step, "owner", Wide(values, 64), b"77777777", b"77777777"),
+        ReceiverKey.fresh(),
         *(RUNS[name]().gates[0] for name in RUNS),
     ]
     return {type(s): s for s in found}

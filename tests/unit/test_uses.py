@@ -154,7 +154,7 @@ def test_a_full_disk_spends_nothing_and_says_so(tmp_path: Path, monkeypatch: Any
         return at
 
     monkeypatch.setattr(ledger, "_open", small)
-    with pytest.raises(ConfigError, match="cannot be written: database or disk is full"):
+    with pytest.raises(ConfigError, match="cannot be used: database or disk is full"):
         ledger.spend(ONE, SIGNED + bytes(1 << 20), TAG, 0)
     monkeypatch.undo()
     assert ledger.state(ONE) == State(0, None)

@@ -7,10 +7,11 @@ else is what the `mpc` backend does: its condition has to hold too.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from privinfer.backends.base import Network, Player, Private, Role, Table
-from privinfer.backends.ckks import exact, roles
+from privinfer.backends.ckks import exact, noised, roles
 from privinfer.backends.ckks.affine import trace
 from privinfer.backends.ckks.key_holder import KeyHolder
 from privinfer.backends.ckks.model_owner import ModelOwner
@@ -19,6 +20,7 @@ from privinfer.backends.ckks.receiver import Receiver
 from privinfer.backends.mpc import roles as mpc_roles
 from privinfer.graph import ir
 from privinfer.protocols.ckks import ring64
+from privinfer.protocols.ckks.keys import PublicKey
 from privinfer.protocols.ckks.parameters import PRIME_BITS
 from privinfer.protocols.mpc import encrypted
 from privinfer.session.manifest import Manifest
@@ -29,6 +31,7 @@ __all__ = [
     "Ckks",
     "check_model",
     "is_exact",
+    "noise",
     "precision",
     "product_units",
     "rounds",
@@ -88,7 +91,7 @@ class Ckks:
             return KeyHolder(int(rest), setting, private)
         if kind == "owner":
             return Owner(setting, private, rest)
-        return Receiver(setting, rest)
+        return Receiver(setting, private, rest)
 
 
 def check_model(architecture: ir.Architecture) -> None:
@@ -138,7 +141,8 @@ def sees(manifest: Manifest, name: str) -> list[str]:
             seen.append("masks, never a masked value" + online)
     if name in manifest.key_holders:
         seen.append("its share of the joint key; halves of ciphertexts, as good as random to it")
-    seen.extend(f"the result {k}" for k, receiver in manifest.receivers.items() if receiver == name)
+    how = manifest.terms.release.words
+    seen.extend(f"the result {k}{how}" for k, receiver in manifest.receivers.items() if receiver == name)
     return seen
 
 
@@ -154,6 +158,19 @@ def precision(manifest: Manifest, architecture: ir.Architecture) -> dict[str, An
         "ring_degree": plan.parameters.n,
         "levels": plan.parameters.levels,
     }
+
+
+def joint_key(players: Iterable[Player]) -> PublicKey | None:
+    """The joint public key, where one of a party's players keeps it: an owner's and the model owner's do."""
+    for player in players:
+        if isinstance(player, Owner | ModelOwner) and player.public is not None:
+            return player.public
+    return None
+
+
+def noise(table: Table) -> dict[str, float]:
+    """Standard deviation of the noise on each output, where noise is agreed; ConfigError where none fits."""
+    return {name: one.deviation for name, one in noised.noises(roles.setting_of(table)).items()}
 
 
 def product_units(manifest: Manifest) -> int:

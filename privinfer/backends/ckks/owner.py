@@ -6,7 +6,7 @@ from privinfer.backends.base import Idle, Play, Private, Receive, Send
 from privinfer.backends.ckks import joint, kept, moving, roles
 from privinfer.backends.ckks.kept import Kept
 from privinfer.backends.ckks.moving import Step
-from privinfer.backends.ckks.packing import Packer
+from privinfer.backends.ckks.packing import Packer, no_seed, seeds
 from privinfer.backends.ckks.plan import Source
 from privinfer.backends.ckks.roles import Setting
 from privinfer.errors import IntegrityError
@@ -81,6 +81,8 @@ class Owner(Idle):
             raise IntegrityError("an owner encrypts before the joint key is made")
         at_rest = self.private.fragments.get(one.name)
         if at_rest is None:
-            return self.packer.encrypt(one, self.private.inputs[one.name])
+            opening = self.private.openings.get(one.name)
+            given = no_seed if opening is None else seeds(opening, self.setting.session, one.name)
+            return self.packer.encrypt(one, self.private.inputs[one.name], given)
         step = Step(self.scope.session, self.scope.inference, one.name)
         return moving.move(self.setting.parameters, at_rest, self.public, step)

@@ -1,8 +1,11 @@
-"""A receiver: its key is its own, and results reach it under that key alone."""
+"""A receiver: its keys are its own, and results reach it under them alone.
+
+A ciphertext is under its CKKS key, and sealed to its key of the run, which binds it to this run.
+"""
 
 from __future__ import annotations
 
-from privinfer.backends.base import Idle, Outputs, Play, Receive, Send
+from privinfer.backends.base import Idle, Outputs, Play, Private, Receive, Send
 from privinfer.backends.ckks import kept, roles
 from privinfer.backends.ckks.kept import Kept
 from privinfer.backends.ckks.packing import Unpacker
@@ -11,13 +14,15 @@ from privinfer.errors import IntegrityError, ProtocolViolation
 from privinfer.protocols.ckks.keys import OwnKey
 from privinfer.protocols.ckks.messages import residues_size, unpack
 from privinfer.protocols.randomness import Scope
+from privinfer.protocols.sealing import OVERHEAD, Context
 
 
 class Receiver(Idle):
     """Takes the outputs of one party."""
 
-    def __init__(self, setting: Setting, party: str) -> None:
-        self.setting, self.party = setting, party
+    def __init__(self, setting: Setting, private: Private, party: str) -> None:
+        self.setting, self.private, self.party = setting, private, party
+        self.scope = Scope(setting.session, 0)
         self.session = setting.session
         self.key: OwnKey | None = None
         self.unpacker: Unpacker | None = None
@@ -47,6 +52,7 @@ class Receiver(Idle):
 
     def offline(self, scope: Scope) -> Play:
         """Wait until the model owner has everything in place."""
+        self.scope = scope
         yield Receive(roles.MODEL_OWNER, roles.READY, roles.READY_BYTES)
 
     def resume(self, scope: Scope, kept: bytes | None) -> Play:
@@ -69,9 +75,11 @@ class Receiver(Idle):
                 continue
             count = 2 * batch * one.ciphertexts * one.level
             size = residues_size(setting.parameters, count)
-            data = yield Receive(roles.MODEL_OWNER, roles.RESULT + number, size)
+            sealed = yield Receive(roles.MODEL_OWNER, roles.RESULT + number, OVERHEAD + size)
+            context = Context(setting.session, self.scope, roles.RESULT + number, roles.MODEL_OWNER)
+            data = self.private.keys.open(sealed, context, sender)
             basis = setting.parameters.data(one.level)
             lead = (batch, one.ciphertexts, 2)
             rows = unpack(data, setting.parameters, basis, lead, culprit=sender, step="result")
-            found[one.name] = self.unpacker.decrypt(one, rows)
+            found[one.name] = self.unpacker.decrypt(one, rows, noised=setting.table.release.noisy)
         return found

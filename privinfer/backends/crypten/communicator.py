@@ -9,16 +9,20 @@ others come to hold finished parts of the sum.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from privinfer.backends.base import Role
 from privinfer.backends.crypten.blocking import Channel
+from privinfer.protocols.sealing import OVERHEAD
 
 SLICED = 1 << 13  # elements from which three and more parties each add up one slice
 WORD = 8
+
+Seal = Callable[[int, bytes], bytes]  # step, message
+Unseal = Callable[[int, Role, bytes], bytes]  # step, sender, message
 
 
 class Communicator:
@@ -89,6 +93,18 @@ class Communicator:
         parts = self.gather(tensor, dst)
         return self._fold(parts, op) if dst == self._rank else None
 
+    def reduce_sealed(self, tensor: Any, dst: int, seal: Seal, unseal: Unseal) -> Any:
+        """As :meth:`reduce`, of messages that only the one rank can open; None elsewhere."""
+        step = self._next()
+        if dst != self._rank:
+            self._channel.send(self._roles[dst], step, seal(step, self._bytes(tensor)))
+            return None
+        total, size = tensor.clone(), OVERHEAD + WORD * tensor.numel()
+        for k in self._others():
+            sealed = self._channel.receive(self._roles[k], step, size)
+            total += self._words(unseal(step, self._roles[k], sealed), tensor.shape)
+        return total
+
     # -- to and from all -------------------------------------------------------------------------
 
     def all_gather(self, tensor: Any) -> list[Any]:
@@ -139,14 +155,18 @@ class Communicator:
         return self.step - 1
 
     def _send(self, to: int, step: int, tensor: Any) -> None:
+        self._channel.send(self._roles[to], step, self._bytes(tensor))
+
+    def _bytes(self, tensor: Any) -> bytes:
         if tensor.dtype != self._torch.int64:
             raise TypeError(f"a share is a 64-bit integer, not {tensor.dtype}")
-        data = tensor.contiguous().numpy().astype("<i8", copy=False).tobytes()
-        self._channel.send(self._roles[to], step, data)
+        return bytes(tensor.contiguous().numpy().astype("<i8", copy=False).tobytes())
 
     def _receive(self, source: int, step: int, shape: Any) -> Any:
         size = WORD * int(np.prod(tuple(shape), dtype=np.int64))
-        data = self._channel.receive(self._roles[source], step, size)
+        return self._words(self._channel.receive(self._roles[source], step, size), shape)
+
+    def _words(self, data: bytes, shape: Any) -> Any:
         words = np.frombuffer(data, dtype="<i8").astype(np.int64)
         return self._torch.from_numpy(words).reshape(shape)
 

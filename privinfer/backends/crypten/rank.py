@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from privinfer.backends.base import Idle, Outputs, Play, Private, Table
+from privinfer.backends.base import Idle, Outputs, Play, Private, Role, Table
 from privinfer.backends.crypten import blocking, bounds, library
 from privinfer.backends.crypten.blocking import Channel
-from privinfer.backends.crypten.communicator import Communicator
-from privinfer.errors import ConfigError, InputError
+from privinfer.backends.crypten.communicator import Communicator, Seal, Unseal
+from privinfer.errors import ConfigError, InputError, IntegrityError
 from privinfer.graph import ir
+from privinfer.protocols import privacy
 from privinfer.protocols.randomness import Scope
+from privinfer.protocols.sealing import Context
 
 DEALER = 0  # also the model owner's rank
 MAX_BATCH = 65_536
@@ -36,6 +38,7 @@ class Rank(Idle):
         self.rank, self.table, self.private = rank, table, private
         self.roles = [f"rank:{k}" for k in range(len(table.party))]
         self.ranks = {party: k for k, role in enumerate(self.roles) for party in (table.party[role],)}
+        self.scope = Scope(table.session, 0)
         self.rounds: int | None = None
         self.batch: int | None = None
         self._seat = library.Seat()
@@ -51,6 +54,11 @@ class Rank(Idle):
         """Refuse: CrypTen's first party deals while all compute."""
         yield from ()
         raise ConfigError("crypten deals nothing ahead", hint="run without a store")
+
+    def offline(self, scope: Scope) -> Play:
+        """Note which inference comes."""
+        self.scope = scope
+        yield from ()
 
     def online(self) -> Play:
         """Share the inputs, run the graph, show each output to its receiver alone."""
@@ -99,12 +107,32 @@ class Rank(Idle):
             values[node.name] = apply(crypten, node, self._weights.get(node.name, {}), xs)
             channel.progress(k + 1, count, node.name)
         self.rounds = communicator.step - 1  # the first agreed on the batch
+        if self.rank == DEALER and self.table.release.limited:
+            if self.private.budget is None:
+                raise IntegrityError("answers are limited, and there is nothing to count them in")
+            # on disk before this rank's share of a result leaves
+            self.private.budget.spend(privacy.charges(self.table.receivers, batch, {}))
         found: Outputs = {}
         for output in architecture.outputs:
-            words = reveal(crypten, values[output.value], receivers[output.name])
+            party = self.table.receivers[output.name]
+            words = reveal(values[output.value], receivers[output.name], communicator, *self._sealing(party))
             if words is not None:
                 found[output.name] = np.ldexp(words.numpy().astype(np.float64), -bounds.BITS)
         return found
+
+    def _sealing(self, receiver: str) -> tuple[Seal, Unseal]:
+        """How shares of a result are sealed to its receiver, and opened there."""
+        table, scope, keys = self.table, self.scope, self.private.keys
+
+        def seal(step: int, message: bytes) -> bytes:
+            context = Context(table.session, scope, step, self.roles[self.rank])
+            return keys.seal(receiver, message, context)
+
+        def unseal(step: int, sender: Role, message: bytes) -> bytes:
+            context = Context(table.session, scope, step, sender)
+            return keys.open(message, context, table.party[sender])
+
+        return seal, unseal
 
     def _agree_on_batch(self, communicator: Communicator) -> int:
         """The one batch size of all inputs; InputError names the owner that differs from those before."""
@@ -130,14 +158,13 @@ def share(crypten: Any, own: Any, shape: tuple[int, ...], source: int) -> Shared
     return crypten.cryptensor(torch.from_numpy(known), src=source)
 
 
-def reveal(crypten: Any, value: Shared, receiver: int) -> Any:
-    """The shared integers at the receiver, None elsewhere.
+def reveal(value: Shared, receiver: int, communicator: Communicator, seal: Seal, unseal: Unseal) -> Any:
+    """The shared integers at the receiver, whose key the shares are sealed to; None elsewhere.
 
     Shares are refreshed before, so that they tell the receiver nothing but their sum.
     """
-    fresh = value.clone()
-    fresh.share = fresh.share + type(value._tensor).PRZS(value.share.size()).share
-    return fresh.reveal(dst=receiver)
+    fresh = value.share + type(value._tensor).PRZS(value.share.size()).share
+    return communicator.reduce_sealed(fresh, receiver, seal, unseal)
 
 
 def apply(crypten: Any, node: ir.Node, weights: Mapping[str, Shared], xs: list[Shared]) -> Shared:

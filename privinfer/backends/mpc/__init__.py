@@ -56,4 +56,4 @@ class Mpc:
             return ModelOwner(program, table, private)
         if role.startswith("owner:"):
             return Owner(program, table, private, role.removeprefix("owner:"))
-        return Receiver(program, table, role.removeprefix("receiver:"))
+        return Receiver(program, table, private, role.removeprefix("receiver:"))

@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from privinfer.backends.base import Idle, Network, Play, Private, Progress, Receive, Send, Table, blame
-from privinfer.backends.mpc import roles
+from privinfer.backends.mpc import release, roles
 from privinfer.backends.mpc.helper import agree, pair_seed
 from privinfer.errors import IntegrityError
 from privinfer.graph import fixedpoint as fp
+from privinfer.protocols import gaussian
 from privinfer.protocols.cost import Cost
 from privinfer.protocols.mpc import dealing, inputs, linear, opening, outputs
 from privinfer.protocols.mpc.blinded import BlindedReluGate
@@ -36,6 +37,7 @@ from privinfer.protocols.mpc.table import TableGate
 from privinfer.protocols.mpc.truncate import ExactTruncateGate, LocalTruncateGate
 from privinfer.protocols.mpc.wires import Blinded, Masked, MaskShare, masked
 from privinfer.protocols.randomness import SEED_BYTES, U64, Scope, Secret, Seed, Stream
+from privinfer.protocols.sealing import Context
 
 
 @dataclass
@@ -48,19 +50,21 @@ class Prepared:
     masks: dict[int, MaskShare] = field(default_factory=dict, repr=False)
     gates: dict[int, Gate] = field(default_factory=dict, repr=False)
     parcels: dict[int, bytes] = field(default_factory=dict, repr=False)  # came, but not unpacked
+    noise: dict[int, U64] = field(default_factory=dict, repr=False)
+    veil: Stream | None = field(default=None, repr=False)
 
 
 @dataclass(eq=False, repr=False)
 class Standing(Secret):
     """What an evaluator holds for as long as a setup lasts: seeds, masked weights.
 
-    `between` is shared with the other evaluator and unknown to the helper; what is dealt ahead needs none.
+    `between` is shared with the other evaluator and unknown to the helper.
     """
 
     session: bytes
     pair: Seed
     weights: Seed | None
-    between: Seed | None = None
+    between: Seed
     operands: dict[int, linear.Operand] = field(default_factory=dict)
 
 
@@ -142,7 +146,7 @@ class Evaluator(Idle):
         """Seeds and masked weights; with what is dealt under them they last beyond this session."""
         if self.standing is None or self.standing.weights is None:
             raise IntegrityError("an evaluator keeps a setup that was not made")
-        parts = [self.standing.pair.expose(), self.standing.weights.expose()]
+        parts = [s.expose() for s in (self.standing.pair, self.standing.weights, self.standing.between)]
         for step, _ in self.program.bilinear():
             one = self.standing.operands[step.index]
             parts += [one.masked.tobytes(), one.bias.tobytes() if self.index else b""]
@@ -150,9 +154,11 @@ class Evaluator(Idle):
 
     def restore(self, session: bytes, kept: bytes) -> None:
         """Seeds and masked weights of an earlier setup."""
-        pair, weights = Seed(kept[:SEED_BYTES]), Seed(kept[SEED_BYTES : 2 * SEED_BYTES])
-        self.stored = Standing(session, pair, weights)
-        for _ in self._take_weights(self.stored, _Kept(kept[2 * SEED_BYTES :]).get):
+        if len(kept) < 3 * SEED_BYTES:
+            raise IntegrityError("what was dealt ahead is incomplete")
+        pair, weights, between = (Seed(kept[k * SEED_BYTES :][:SEED_BYTES]) for k in range(3))
+        self.stored = Standing(session, pair, weights, between)
+        for _ in self._take_weights(self.stored, _Kept(kept[3 * SEED_BYTES :]).get):
             pass  # only Progress comes: nothing is awaited
 
     # -- before an inference ---------------------------------------------------------------------
@@ -200,7 +206,9 @@ class Evaluator(Idle):
             masks[step.index] = inputs.mask_share(step, (rows, *step.type.shape), seed, scope)
         program = roles.choose(self.program, network, rows)
         ready = Prepared(scope, rows, program, masks)
-        between = Stream(standing.between, scope, "blind") if standing.between is not None else None
+        self._grant(left or 0)
+        self._draw_noise(ready, standing)
+        between = Stream(standing.between, scope, "blind")
         if any(any(roles.passed_on(roles.step_cost(program, s, rows), network)) for s in program.steps):
             yield from self._pass_on(ready, network, get)
         for step in program.steps:
@@ -220,6 +228,30 @@ class Evaluator(Idle):
         for role in self.table.party:
             if role.startswith("owner:") or (role.startswith("receiver:") and self.index == 0):
                 yield Send(role, roles.READY, (left or 0).to_bytes(inputs.BATCH_BYTES, "little"))
+
+    def _grant(self, rows: int) -> None:
+        """Refuse rows that no budget is left for before anybody sends an input."""
+        if not self.table.release.limited:
+            return
+        if self.private.budget is None:
+            raise IntegrityError("answers are limited, and there is nothing to count them in")
+        self.private.budget.check(release.charges(self.program, self.table, rows))
+
+    def _draw_noise(self, ready: Prepared, standing: Standing) -> None:
+        """Before the inputs come: the time a draw takes tells of it."""
+        for index, noise in release.noises(self.program, self.table).items():
+            shape = (ready.batch, *self.program.steps[index].type.shape)
+            ready.noise[index] = gaussian.draw(noise.sigma, shape)
+        ready.veil = Stream(standing.between, ready.scope, "release")
+
+    def _noised(
+        self, step: fp.Step, prepared: Prepared, wire: Masked, mask: MaskShare
+    ) -> tuple[Masked, MaskShare]:
+        if prepared.veil is None or step.index not in prepared.noise:
+            raise IntegrityError("a result would leave without its noise")
+        shape, bits = wire.values.shape, wire.bits
+        first, second = (prepared.veil.draw(f"{step.index}/{k}", shape, bits) for k in (0, 1))
+        return outputs.noised(wire, mask, self.index, prepared.noise.pop(step.index), (first, second))
 
     def _pass_on(self, ready: Prepared, network: Network, get: Get) -> Play:
         """Take what the helper sends for every step and pass on its half, before waiting for the other's."""
@@ -255,7 +287,7 @@ class Evaluator(Idle):
         dealt: Dealt,
         xs: list[MaskShare],
         standing: Standing,
-        between: Stream | None,
+        between: Stream,
     ) -> Gate | MaskShare:
         match step.operation:
             case fp.Bilinear() as op:
@@ -263,8 +295,6 @@ class Evaluator(Idle):
             case fp.Rectify(is_blinded):
                 if not is_blinded:
                     return ReluGate(dealt, xs[0])
-                if between is None:
-                    raise IntegrityError("a comparison would ask the helper without the evaluators' own seed")
                 return BlindedReluGate(dealt, between, xs[0])
             case fp.Extend():
                 return ExtendGate(dealt, xs[0])
@@ -305,10 +335,16 @@ class Evaluator(Idle):
         data = yield Receive(self.other, roles.COMPARE, inputs.compared_size(len(received)))
         inputs.compare(received, data, self.table.party[self.other], prepared.scope, self.private.verify)
         yield from self._rounds(prepared, wires)
+        if self.private.budget is not None:  # on disk before anything leaves
+            self.private.budget.spend(release.charges(self.program, self.table, prepared.batch))
         for step, op in self.program.reveals():
             wire, mask = wires[step.inputs[0]], prepared.masks[step.index]
-            to = roles.receiver(self.table.receivers[op.output])
-            yield Send(to, step.index, outputs.message(self.index, wire, mask))
+            if self.table.release.noisy:
+                wire, mask = self._noised(step, prepared, wire, mask)
+            party = self.table.receivers[op.output]
+            context = Context(self.table.session, prepared.scope, step.index, roles.EVALUATORS[self.index])
+            sealed = self.private.keys.seal(party, outputs.message(self.index, wire, mask), context)
+            yield Send(roles.receiver(party), step.index, sealed)
 
     def _rounds(self, prepared: Prepared, wires: dict[int, Masked]) -> Play:
         """Advance all gates that are ready together: in each round everybody sends, then everybody reads."""

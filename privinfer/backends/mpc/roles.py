@@ -96,7 +96,7 @@ def passed_on(cost: Cost, network: Network) -> tuple[int, int]:
 def compile_for(table: Table) -> fp.Program:
     """The program of a session: exact where a receiver takes part in computing."""
     exact = needs_exact((table.party[e] for e in EVALUATORS), table.party[HELPER], table.receivers.values())
-    program = compile_program(table.architecture, exact=exact)
+    program = compile_program(table.architecture, exact=exact, grid=table.release.grid)
     looked_up = next((s.node for s in program.steps if isinstance(s.operation, fp.Table)), None)
     if exact and looked_up is not None:
         # which of two rows serves depends on the mask: who knows one could tell a little more than f(x)

@@ -26,6 +26,7 @@ from privinfer.protocols.randomness import SEED_BYTES, U64, Scope, Secret, Seed,
 
 SIGNATURE_BYTES = 64
 DIGEST_BYTES = 32
+SIGNED = b"privinfer/input/1:"
 BATCH_BYTES = 4
 MAX_BATCH = 1 << 16
 Sign = Callable[[bytes], bytes]
@@ -114,8 +115,8 @@ def mask_input(step: fp.Step, values: U64, seeds: InputSeeds, scope: Scope, sign
 
 def statement(step: fp.Step, scope: Scope, digest: bytes) -> bytes:
     """What the owner signs."""
-    head = f"privinfer/input/1:{step.node}:{scope.inference}:{scope.attempt}:".encode()
-    return head + scope.session + digest
+    head = f"{step.node}:{scope.inference}:{scope.attempt}:".encode()
+    return SIGNED + head + scope.session + digest
 
 
 def mask_share(step: fp.Step, shape: tuple[int, ...], seed: Seed, scope: Scope) -> MaskShare:

@@ -11,6 +11,7 @@ With v = x^ + 2**(s-1) and w = [v mod 2**s < r mod 2**s]:
     floor = (v >> s) - (r >> s) - w    mod 2**(64-s)
 Preprocessing: comparison keys for s bits to both; to E2 one bit and shares of r >> s and rho mod 2**n.
 Rounds: 2 (w under rho, then y under its mask). Bytes online: 1 bit, then n / 8 bytes a value, each way.
+A narrow x, in Z_2^m, becomes one in Z_2^(m-s), m - s = n: the same equation holds mod 2**(m-s).
 Correctness error: |y - x / 2**s| <= 1/2.
 Source: docs/protocols.md, truncation; the borrow bit as one comparison is figure 6 of Boyle et al.,
 Eurocrypt 2021 (logical right shift).
@@ -112,7 +113,9 @@ class ExactTruncateGate(Gate):
         """Open the borrow under rho, then the quotient under its mask."""
         self.start()
         first = np.uint64(self.evaluator == 0)
-        v = need(Wide, x).values + np.uint64(1 << (self._shift - 1))
+        if not isinstance(x, Narrow) or x.bits != self._bits + self._shift:
+            x = need(Wide, x)
+        v = x.values + np.uint64(1 << (self._shift - 1))
         # 1. w^ = w xor rho; shares of rho mod 2^n are shares mod 2 in their lowest bit
         bit = self._keys.less(fp.low_bits(v, self._shift)) ^ (self._rho & ONE)
         w = (yield Blinded(bit, 1)).values

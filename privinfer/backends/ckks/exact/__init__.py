@@ -34,4 +34,4 @@ def player(role: Role, table: Table, private: Private) -> Player:
         return KeyHolder(int(rest), setting, private)
     if kind == "owner":
         return Owner(setting.program, table, private, rest)
-    return Receiver(setting.program, table, rest)
+    return Receiver(setting.program, table, private, rest)

@@ -62,7 +62,7 @@ class Evaluator(evaluator.Evaluator):
         dealt: Dealt,
         xs: list[MaskShare],
         standing: evaluator.Standing,
-        between: Stream | None,
+        between: Stream,
     ) -> Gate | MaskShare:
         if not isinstance(step.operation, fp.Bilinear):
             return super()._prepare(step, dealt, xs, standing, between)
