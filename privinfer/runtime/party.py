@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import hmac
 import os
 import tempfile
 import time
@@ -32,10 +31,10 @@ from privinfer.errors import ConfigError, InputError, IntegrityError, PrivinferE
 from privinfer.graph import ir
 from privinfer.plan.cost import declared_run
 from privinfer.protocols.ckks.release import Record
-from privinfer.protocols.commitment import Opening, digest_of_weights
+from privinfer.protocols.commitment import Opening
 from privinfer.protocols.randomness import Scope
 from privinfer.runtime import chunks, consents, engage, evidence, limits, report
-from privinfer.runtime.agree import Joining
+from privinfer.runtime.agree import Joining, commit_to_weights
 from privinfer.runtime.ahead import (
     agreed,
     check_whole,
@@ -169,12 +168,12 @@ class Session:
         manifest = self.manifest
         if not isinstance(identity, Identity):
             identity = Identity.load(identity)
-        if opening is not None and not isinstance(opening, Opening):
-            opening = Opening(weights_opening.read(opening, identity).secret)
         if store is not None and not isinstance(store, Store):
             store = Store(store, manifest.digest(), name)
         try:
             check_part(manifest, name, identity, model)
+            if opening is not None and not isinstance(opening, Opening):
+                opening = Opening(weights_opening.read(opening, identity).secret)
             commit_to_weights(manifest, model, opening)
             evidence.check(manifest, receipt)
             limits.check(manifest, name, ledger)
@@ -206,40 +205,6 @@ class Session:
             ledger=ledger,
             uses=spent,
         )
-
-
-def commit_to_weights(
-    manifest: Manifest, model: ir.Model | None, opening: Opening | None
-) -> tuple[Opening, bytes] | None:
-    """The model owner's commitment: the one the session names, or a new one for this join.
-
-    Raises
-    ------
-    ConfigError
-        The opening is missing, or opens no commitment of the session to this model.
-    """
-    wanted = manifest.terms.weights
-    if model is None:
-        if opening is not None:
-            raise ConfigError("an opening goes with the model", hint="that is the model owner's")
-        return None
-    digest = digest_of_weights(model)
-    if opening is None:
-        if wanted is not None:
-            raise ConfigError(
-                "the session names a commitment to the weights, and their opening is missing",
-                culprit=manifest.model_owner,
-                hint="bring what `privinfer commit` wrote: --opening FILE",
-            )
-        opening = Opening.fresh(digest)
-    commitment = opening.commit("weights", digest, manifest.model)
-    if wanted is not None and not hmac.compare_digest(commitment, bytes.fromhex(wanted)):
-        raise ConfigError(
-            "the session names a commitment to other weights, or with another opening",
-            culprit=manifest.model_owner,
-            hint="bring model and opening from which terms.weights was made",
-        )
-    return opening, commitment
 
 
 def check_part(manifest: Manifest, name: str, identity: Identity, model: ir.Model | None) -> None:
