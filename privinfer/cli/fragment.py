@@ -30,7 +30,7 @@ def keygen(
     levels: Annotated[int, typer.Option(help="Levels of a fresh ciphertext.")] = fragments.LEVELS,
 ) -> None:
     """Make an owner's CKKS key; the file opens with the owner's identity only."""
-    who = _identity(name, identity)
+    who = load_identity(name, identity)
     file = out or Path(f"{name}.ckks")
     header = fragments.make_key(file, who, Parameters(degree, levels))
     typer.echo(f"{file}  secret, stays here; it opens with this identity only")
@@ -53,7 +53,7 @@ def encrypt(
     if out is None and ("/" in input or input.startswith(".")):
         raise ConfigError(f"input {input!r} makes no file name", hint="name the file with --out")
     values = read_array(file, array)
-    who = _identity(name, identity)
+    who = load_identity(name, identity)
     own = fragments.open_key(key or Path(f"{name}.ckks"), who)
     target = out or Path(f"{input}.fragment")
     header = fragments.encrypt(target, who, own.public, input, values, interval)
@@ -72,7 +72,7 @@ def show(
     header = read_header(file)
     signature = "not checked; give the owner's certificate with --certificate"
     if certificate is not None:
-        verify_fragment(file, _certificate(certificate))
+        verify_fragment(file, load_certificate(certificate))
         signature = f"of {header.owner}, verified"
     created = dt.datetime.fromtimestamp(header.created, dt.UTC)
     for title, value in (
@@ -90,7 +90,8 @@ def show(
         typer.echo(f"{title:<12} {value}")
 
 
-def _identity(name: str, path: Path | None) -> Identity:
+def load_identity(name: str, path: Path | None) -> Identity:
+    """A party's identity; ConfigError where it is another party's."""
     check_name(name)
     file = path or Path(f"{name}.key")
     who = Identity.load(file)
@@ -99,7 +100,8 @@ def _identity(name: str, path: Path | None) -> Identity:
     return who
 
 
-def _certificate(path: Path) -> PublicIdentity:
+def load_certificate(path: Path) -> PublicIdentity:
+    """A certificate's file."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_PEM + 1)

@@ -16,8 +16,11 @@ import typer
 from privinfer import __version__, insecure
 from privinfer.backends.base import Phase, Progress, Role
 from privinfer.backends.ckks.moving import check_at_home
+from privinfer.cli import commit as commit_command
+from privinfer.cli import consent as consent_command
 from privinfer.cli import demo as demo_command
 from privinfer.cli import fragment as fragment_command
+from privinfer.cli import serve as serve_command
 from privinfer.cli import verify as verify_command
 from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
@@ -26,8 +29,12 @@ from privinfer.io.arrays import read_array, read_arrays
 from privinfer.runtime import limits
 from privinfer.runtime.attend import MAX_ATTEMPTS, attend
 from privinfer.runtime.bring import check_fragments, split
+from privinfer.runtime.consents import bring as bring_consent
 from privinfer.runtime.party import BACKENDS, Session, check_names
 from privinfer.runtime.store import Store
+from privinfer.runtime.uses import Uses
+from privinfer.session.consent import Consent
+from privinfer.session.consent import check as check_covers
 from privinfer.session.fragment import Fragment
 from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest
@@ -41,6 +48,9 @@ app = typer.Typer(
 )
 
 app.add_typer(fragment_command.app, name="fragment")
+app.add_typer(consent_command.app, name="consent")
+app.command()(serve_command.serve)
+app.command()(serve_command.ask)
 
 RangeOption = Annotated[
     list[str] | None, typer.Option("--range", metavar="NAME=LOW:HIGH", help="Range of an input.")
@@ -55,6 +65,9 @@ LedgerOption = Annotated[
     typer.Option(help="Folder in which this party counts answers, where the session limits them."),
 ]
 StoreOption = Annotated[Path | None, typer.Option(help="Folder for what is dealt ahead.")]
+OpeningOption = Annotated[
+    Path | None, typer.Option(help="What `privinfer commit` wrote, where the session names the weights.")
+]
 
 
 @app.command()
@@ -82,10 +95,22 @@ def seal(
     ranges: RangeOption = None,
     comparison_bits: BitsOption = None,
     calibration: CalibrationOption = None,
+    opening: OpeningOption = None,
+    template: Annotated[
+        bool, typer.Option("--template", help="Leave the last party open, for `serve` and `ask`.")
+    ] = False,
 ) -> None:
     """Fix parties, certificates and model in a session file that every party then holds alike."""
     loaded = load_model(model, ranges, comparison_bits, calibration)
-    manifest = Manifest.seal(draft, loaded.architecture.digest())
+    weights = None if opening is None else commit_command.commitment_for(opening, loaded)
+    if template:
+        if weights is not None:
+            raise ConfigError(
+                "a template takes no opening", hint=f'weights = "{weights}" in the draft\'s [terms]'
+            )
+        serve_command.seal_template(draft, loaded.architecture, out)
+        return
+    manifest = Manifest.seal(draft, loaded.architecture.digest(), weights)
     if manifest.backend not in BACKENDS:
         raise ConfigError(
             f"backend {manifest.backend!r} cannot run between parties", hint=f"known: {', '.join(BACKENDS)}"
@@ -96,6 +121,22 @@ def seal(
     check_names(manifest, loaded.architecture)
     manifest.save(out)
     typer.echo(f"{out}  sha256 {manifest.digest().hex()}")
+
+
+@app.command()
+def commit(
+    model: Annotated[Path, typer.Argument(help="The model owner's ONNX file.")],
+    identity: Annotated[Path, typer.Option(help="Key file of the model owner: it opens the opening.")],
+    out: Annotated[Path | None, typer.Option(help="New file; MODEL with .opening by default.")] = None,
+    ranges: RangeOption = None,
+    comparison_bits: BitsOption = None,
+    calibration: CalibrationOption = None,
+) -> None:
+    """Commit to a model's weights; `seal --opening` puts the commitment into a session file."""
+    loaded = load_model(model, ranges, comparison_bits, calibration)
+    file = out or model.with_suffix(".opening")
+    made = commit_command.commit(loaded, Identity.load(identity), file)
+    typer.echo(f"{file}  secret, stays here; it opens with this identity only\nweights {made}")
 
 
 @app.command()
@@ -126,6 +167,16 @@ def party(
         typer.Option(help="This party's receipt, where the session asks for them; NAME.receipt by default."),
     ] = None,
     ledger: LedgerOption = None,
+    opening: OpeningOption = None,
+    consent: Annotated[
+        Path | None, typer.Option(help="Signed consent, at the party that has to bring one.")
+    ] = None,
+    revocation: Annotated[
+        list[Path] | None, typer.Option(help="Revocation of an earlier consent, for all owners to note.")
+    ] = None,
+    uses: Annotated[
+        Path | None, typer.Option(help="Folder of an owner's ledger of consents, one for all sessions.")
+    ] = None,
 ) -> None:
     """Take part in one inference as one party; the others run the same command elsewhere."""
     sealed = Session.load(session)
@@ -144,6 +195,7 @@ def party(
         )
     key = Identity.load(identity or Path(f"{name}.key"))
     check_fragments_at_home(sealed, key, own, fragment_key)
+    check_consent(sealed.manifest, name, consent, revocation or [], uses)
     if receipt is None and sealed.manifest.terms.receipts:
         receipt = Path(f"{name}.receipt")
     announce(sealed, name)
@@ -153,11 +205,15 @@ def party(
         key,
         own,
         attempts=attempts,
+        consent=consent,
+        revocations=revocation or [],
         model=loaded,
         progress=teller(name),
         store=store,
+        opening=opening,
         receipt=receipt,
         ledger=ledger,
+        uses=uses,
     )
     if report is not None:
         write_json(report, done.report)
@@ -184,6 +240,7 @@ def deal(
     store: StoreOption = None,
     ledger: LedgerOption = None,
     budget: Annotated[str, typer.Option(help="Disk this store may take: 500M, 4G.")] = "4G",
+    opening: OpeningOption = None,
     ranges: RangeOption = None,
     comparison_bits: BitsOption = None,
     calibration: CalibrationOption = None,
@@ -197,7 +254,9 @@ def deal(
     key = identity or Path(f"{name}.key")
     announce(sealed, name)
     kept = Store(store, sealed.manifest.digest(), name, read_size(budget)) if store is not None else None
-    with sealed.join(name, key, model=loaded, progress=teller(name), store=kept, ledger=ledger) as member:
+    with sealed.join(
+        name, key, model=loaded, progress=teller(name), store=kept, opening=opening, ledger=ledger
+    ) as member:
         member.deal(count, batch)
     typer.echo(f"{name}: dealt for {count} inferences of {batch} rows", err=True)
 
@@ -293,6 +352,16 @@ def check_fragments_at_home(
         check_fragments(sealed.manifest.backend, fragments, None)
     for name, fragment in fragments.items():
         check_at_home(fragment, identity, name)
+
+
+def check_consent(
+    manifest: Manifest, name: str, consent: Path | None, revocations: list[Path], uses: Path | None
+) -> None:
+    """Refuse, before the others are called, what a run would refuse of this party's own."""
+    ledger = None if uses is None else Uses(uses, name)
+    brought = bring_consent(manifest, name, consent, revocations, ledger)
+    if brought.consent is not None:
+        check_covers(Consent.read(brought.consent, name), manifest)
 
 
 def announce(sealed: Session, name: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from privinfer.session.identity import Identity
 if TYPE_CHECKING:
     from privinfer.graph import ir
     from privinfer.protocols.commitment import Opening
+    from privinfer.runtime import consents
     from privinfer.runtime.party import Result, Session, Watcher
 
 _PAUSE_S = 0.2
@@ -57,9 +58,12 @@ def attend(
     progress: Watcher | None = None,
     listener: Callable[[], socket.socket] | None = None,
     store: str | os.PathLike[str] | None = None,
-    opening: Opening | None = None,
+    opening: str | os.PathLike[str] | Opening | None = None,
     receipt: str | os.PathLike[str] | None = None,
     ledger: str | os.PathLike[str] | None = None,
+    uses: str | os.PathLike[str] | None = None,
+    consent: consents.Source | None = None,
+    revocations: Sequence[consents.Source] = (),
 ) -> Attended:
     """Join and run once; after a TransportError before the online phase, join again.
 
@@ -70,9 +74,9 @@ def attend(
     Parameters
     ----------
     session : Session
-    name, identity, model, progress, store, opening, ledger
+    name, identity, model, progress, store, opening, ledger, uses
         As for :meth:`Session.join`.
-    inputs : mapping, optional
+    inputs, consent, revocations : optional
         As for :meth:`Party.run`.
     attempts : int
         1 to 100.
@@ -106,10 +110,11 @@ def attend(
                 opening=opening,
                 receipt=_numbered(receipt, len(lost) + 1),
                 ledger=ledger,
+                uses=uses,
             ) as party:
                 joined = True
                 try:
-                    result = party.run(inputs)
+                    result = party.run(inputs, consent=consent, revocations=revocations)
                 except TransportError:
                     again = party.may_begin_again()
                     raise

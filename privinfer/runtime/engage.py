@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from privinfer.backends.base import Private
@@ -12,11 +12,12 @@ from privinfer.errors import ProtocolViolation
 from privinfer.protocols import sealing
 from privinfer.protocols.commitment import COMMITMENT_BYTES, Opening, digest_of
 from privinfer.runtime.alike import Alike
+from privinfer.runtime.consents import Brought, take
 from privinfer.session import canonical
 from privinfer.session.fragment import Fragment
 from privinfer.session.manifest import Manifest
 
-MAX_STATEMENT = 1 << 16
+MAX_STATEMENT = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,13 @@ class Engagement:
         Input name to its owner's commitment.
     keys : dict
         Receiver to the public key that its results of this run are sealed to.
+    brought : Brought
+        Consent and revocations, not checked yet.
     """
 
     inputs: dict[str, bytes] = field(default_factory=dict)
     keys: dict[str, bytes] = field(default_factory=dict)
+    brought: Brought = field(default_factory=Brought)
 
 
 def commit(private: Private, fragments: Mapping[str, Fragment], session: bytes, run: int) -> dict[str, bytes]:
@@ -69,9 +73,13 @@ def make_key(private: Private, manifest: Manifest, party: str) -> bytes | None:
     return private.keys.own.public
 
 
-def statement(inputs: Mapping[str, bytes], key: bytes | None = None) -> bytes:
-    """What a party says: its commitments, and a receiver its key."""
-    said: dict[str, canonical.Value] = {"inputs": dict(inputs)}
+def statement(
+    inputs: Mapping[str, bytes],
+    key: bytes | None = None,
+    brought: Brought = Brought(),  # noqa: B008 - frozen
+) -> bytes:
+    """What a party says: its commitments, a receiver its key, the consent party what it brings."""
+    said: dict[str, canonical.Value] = {"inputs": dict(inputs), **brought.plain()}
     return canonical.dumps(said if key is None else said | {"key": key})
 
 
@@ -91,6 +99,8 @@ def read(manifest: Manifest, said: Mapping[str, bytes]) -> Engagement:
         inputs: Any = fields.take("inputs", dict)
         if party in manifest.receivers.values():
             found.keys[party] = sealing.check(fields.take("key", bytes), party)
+        if party == manifest.terms.consent:
+            found = replace(found, brought=take(fields, party))
         fields.finish()
         if set(inputs) != {k for k, owner in manifest.inputs.items() if owner == party}:
             raise ProtocolViolation("commits to other inputs than it owns", culprit=party)

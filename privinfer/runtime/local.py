@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, Queue
 from typing import Any
@@ -25,10 +25,14 @@ from privinfer.backends.mpc import Mpc
 from privinfer.errors import ConfigError, InputError, PrivinferError, TransportError
 from privinfer.graph import ir, reference
 from privinfer.graph.ranges import check_inputs
-from privinfer.runtime import evidence, limits, pipes, report
+from privinfer.protocols.commitment import Opening, digest_of_weights
+from privinfer.runtime import consents, evidence, limits, pipes, report
 from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.party import BACKENDS, Party, Result
+from privinfer.runtime.uses import Uses
 from privinfer.session import manifest as mf
+from privinfer.session import weights_opening
+from privinfer.session.consent import Consent
 from privinfer.session.identity import Identity
 from privinfer.session.terms import Release, Terms
 from privinfer.transport.memory import MemoryHub
@@ -56,6 +60,18 @@ class _Cast:
     nonlinear: str = mf.NONLINEAR[0]
     receipts: str | None = None
     terms: Terms = field(default_factory=Terms)
+    consent: bytes | None = None
+    opening: Opening | None = None
+    uses: str | None = None  # folder of all owners' ledgers of consents
+
+    def arguments(self, name: str) -> dict[str, Any]:
+        """What a party's run takes besides inputs."""
+        return {"consent": self.consent} if name == self.terms.consent else {}
+
+    def ledger(self, name: str) -> str | None:
+        """Folder of a party's ledger of consents."""
+        wanted = self.uses is not None and name in self.inputs.values()
+        return f"{self.uses}/{name}" if wanted else None
 
     def manifest(self, backend: str, model: ir.Model, parties: list[mf.Party]) -> mf.Manifest:
         return mf.Manifest(
@@ -102,6 +118,8 @@ def run_local(
     deadline: float = 60.0,
     progress: LocalWatcher | None = None,
     receipts: str | os.PathLike[str] | None = None,
+    consent: consents.Source | None = None,
+    opening: str | os.PathLike[str] | Opening | None = None,
 ) -> Result:
     """Run one inference with every party on this machine.
 
@@ -147,6 +165,11 @@ def run_local(
     receipts : path, optional
         Folder for every party's receipt, ``NAME.receipt``; made where it is missing. Owners' openings
         lie there too: between real parties they would not.
+    consent : path or bytes, optional
+        Signed consent; purpose and who consents are taken from it. All parties check it, against the keys
+        in `identities`. Uses are counted for this call only.
+    opening : path or Opening, optional
+        Of the commitment to the weights, which a consent names; from a path with the model owner's key.
 
     Returns
     -------
@@ -173,6 +196,8 @@ def run_local(
             raise ConfigError("a fragment has no clear values to run the reference with")
     terms = Terms(release=read_release(release or {}))
     limits.refuse(backend, terms.release, backend == Mpc.name or nonlinear == ckks.EXACT)
+    if backend == "plain" and (consent is not None or opening is not None):
+        raise ConfigError("a consent and an opening go with parties, and backend plain has none")
     if backend == "plain":
         if terms.release.limited:
             raise ConfigError("backend plain counts no answers")
@@ -207,7 +232,10 @@ def run_local(
                 why = (error.strerror or "error").lower()
                 raise ConfigError(f"cannot make folder {os.fspath(receipts)}: {why}") from None
         run = _run_processes if processes else _run_threads
-        with tempfile.TemporaryDirectory(prefix="privinfer-ledger-") as ledgers:
+        with (
+            _under_consent(cast, consent, opening, model, identities or {}) as cast,
+            tempfile.TemporaryDirectory(prefix="privinfer-ledger-") as ledgers,
+        ):
             result = run(cast, backend, model, rows, progress, identities or {}, ledgers)
         if terms.release.limited:
             result.report["release"]["counted"] = "for this call"
@@ -295,6 +323,35 @@ def _with_holders(
     )
 
 
+@contextlib.contextmanager
+def _under_consent(
+    cast: _Cast,
+    consent: consents.Source | None,
+    opening: str | os.PathLike[str] | Opening | None,
+    model: ir.Model,
+    keys: Keys,
+) -> Iterator[_Cast]:
+    """The cast with the terms that a consent and an opening make, and ledgers for this call."""
+    if opening is not None and not isinstance(opening, Opening):
+        if cast.model_owner not in keys:
+            raise ConfigError("an opening opens with the model owner's key", hint="name it in identities")
+        opening = Opening(weights_opening.read(opening, Identity.load(keys[cast.model_owner])).secret)
+    terms = cast.terms
+    if opening is not None:
+        made = opening.commit("weights", digest_of_weights(model), model.architecture.digest())
+        terms = dataclasses.replace(terms, weights=made.hex())
+    if consent is None:
+        yield dataclasses.replace(cast, terms=terms, opening=opening)
+        return
+    if opening is None:
+        raise ConfigError("a consent names the weights, and their opening is missing", hint="opening=")
+    signed = consents.read_source(consent)
+    said = consents.own(signed, None, Consent)
+    terms = dataclasses.replace(terms, purpose=said.purpose, consent=said.patient)
+    with tempfile.TemporaryDirectory(prefix="privinfer-uses-") as folder:
+        yield dataclasses.replace(cast, terms=terms, opening=opening, consent=signed, uses=folder)
+
+
 def _run_plain(model: ir.Model, rows: Mapping[str, Any], insecure: tuple[str, ...]) -> Result:
     started = time.perf_counter()
     outputs = plain.run(model, rows)
@@ -370,6 +427,7 @@ def _run_threads(
             path = cast.receipt(name)
             evidence.check(manifest, path)
             end = hub.endpoint(name)
+            folder = cast.ledger(name)
             with Party(
                 manifest,
                 name,
@@ -377,10 +435,12 @@ def _run_threads(
                 end,
                 model=own,
                 progress=watch,
+                opening=cast.opening if own is not None else None,
                 receipt=path,
                 ledger=os.path.join(ledgers, name),
+                uses=None if folder is None else Uses(folder, name),
             ) as party:
-                found[name] = party.run(rows.get(name, {}))
+                found[name] = party.run(rows.get(name, {}), **cast.arguments(name))
                 assert party.report is not None  # noqa: S101 - run() has set it
                 reports[name] = party.report
         except BaseException as error:  # told to the caller below, whatever it is
@@ -479,15 +539,17 @@ def _run_processes(
         for name, one in workers.items():
             own = pipes.pack_model(model) if name == cast.model_owner else None
             runs = [pipes.pack_inputs(rows.get(name, {}))]
-            one.tell(
-                {
-                    "manifest": manifest.raw,
-                    "model": own,
-                    "runs": runs,
-                    "receipt": cast.receipt(name),
-                    "ledger": os.path.join(ledgers, name),
-                }
-            )
+            task = {
+                "manifest": manifest.raw,
+                "model": own,
+                "runs": runs,
+                "receipt": cast.receipt(name),
+                "ledger": os.path.join(ledgers, name),
+                "uses": cast.ledger(name),
+            }
+            if own is not None and cast.opening is not None:
+                task["opening"] = cast.opening.expose()
+            one.tell(task | cast.arguments(name))
         spare = BACKENDS[backend]().spare(manifest)
         finished = _collect(heard, set(cast.names), "report", progress, spare)
         graceful = 2.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import hmac
 import os
-import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -34,7 +34,7 @@ from privinfer.plan.cost import declared_run
 from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.commitment import Opening, digest_of_weights
 from privinfer.protocols.randomness import Scope
-from privinfer.runtime import chunks, engage, evidence, limits, report
+from privinfer.runtime import chunks, consents, engage, evidence, limits, report
 from privinfer.runtime.agree import Joining
 from privinfer.runtime.ahead import (
     agreed,
@@ -54,11 +54,14 @@ from privinfer.runtime.greeting import ARCHITECTURE, OFFERS, greet
 from privinfer.runtime.ledger import ReleaseLedger
 from privinfer.runtime.post import GREETINGS, Office
 from privinfer.runtime.store import Offer, Store
+from privinfer.runtime.uses import Uses
+from privinfer.session import weights_opening
 from privinfer.session.agreement import run_context
 from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest
 from privinfer.transport.endpoint import Endpoint
 from privinfer.transport.frames import Kind
+from privinfer.transport.mesh import Listener
 from privinfer.transport.tls import connect
 
 Watcher = Callable[[Role, Phase, Progress], None]
@@ -111,11 +114,13 @@ class Session:
         *,
         model: ir.Model | None = None,
         progress: Watcher | None = None,
-        listener: socket.socket | None = None,
+        listener: Listener | None = None,
+        shared: bool = False,
         store: str | os.PathLike[str] | Store | None = None,
-        opening: Opening | None = None,
+        opening: str | os.PathLike[str] | Opening | None = None,
         receipt: str | os.PathLike[str] | None = None,
         ledger: str | os.PathLike[str] | None = None,
+        uses: str | os.PathLike[str] | None = None,
     ) -> Party:
         """Connect with all other parties as `name`; returns when everybody is there and agrees.
 
@@ -129,19 +134,25 @@ class Session:
             Required of the model owner and of nobody else.
         progress : callable, optional
             Told how far each phase is.
-        listener : socket, optional
+        listener : Listener, optional
             Listening socket to use in place of the address in the session file.
+        shared : bool
+            The others are reached at ports that serve many sessions: ``privinfer serve``.
         store : path or Store, optional
             Where what was dealt ahead lies, or will; see :meth:`Party.deal`. Used when all parties that
             keep something brought theirs.
-        opening : Opening, optional
-            The model owner's, where the session names a commitment to the weights.
+        opening : path or Opening, optional
+            The model owner's, made by ``privinfer commit``, where the session names a commitment to the
+            weights.
         receipt : path, optional
             Where this party's receipt will be when it leaves, where the session's terms ask for receipts; an
             owner's secret opening lies beside it as ``.opening``. See docs/receipts.md.
         ledger : path, optional
             Folder in which this party counts answers, where the terms limit them and it is an evaluator (or
             the model owner, without evaluators); the same for every session. docs/release.md.
+        uses : path, optional
+            Folder of an owner's ledger of consents, the same for all its sessions; required of owners to
+            run a session with ``terms.consent``.
 
         Returns
         -------
@@ -151,19 +162,23 @@ class Session:
         Raises
         ------
         ConfigError
-            This party's key, model or session file does not fit the others'.
+            This party's key, model, opening or session file does not fit the others'.
         TransportError
             A party did not come in time, or was lost; the culprit is named.
         """
         manifest = self.manifest
         if not isinstance(identity, Identity):
             identity = Identity.load(identity)
+        if opening is not None and not isinstance(opening, Opening):
+            opening = Opening(weights_opening.read(opening, identity).secret)
         if store is not None and not isinstance(store, Store):
             store = Store(store, manifest.digest(), name)
         try:
             check_part(manifest, name, identity, model)
+            commit_to_weights(manifest, model, opening)
             evidence.check(manifest, receipt)
             limits.check(manifest, name, ledger)
+            spent = None if uses is None else Uses(uses, name)
             endpoint = connect(
                 name,
                 identity.private_pem(),
@@ -171,6 +186,7 @@ class Session:
                 bytes.fromhex(manifest.session),
                 manifest.connect_timeout,
                 listener,
+                shared=shared,
                 stall_timeout=manifest.deadline,
             )
         except BaseException:
@@ -188,7 +204,42 @@ class Session:
             opening=opening,
             receipt=receipt,
             ledger=ledger,
+            uses=spent,
         )
+
+
+def commit_to_weights(
+    manifest: Manifest, model: ir.Model | None, opening: Opening | None
+) -> tuple[Opening, bytes] | None:
+    """The model owner's commitment: the one the session names, or a new one for this join.
+
+    Raises
+    ------
+    ConfigError
+        The opening is missing, or opens no commitment of the session to this model.
+    """
+    wanted = manifest.terms.weights
+    if model is None:
+        if opening is not None:
+            raise ConfigError("an opening goes with the model", hint="that is the model owner's")
+        return None
+    digest = digest_of_weights(model)
+    if opening is None:
+        if wanted is not None:
+            raise ConfigError(
+                "the session names a commitment to the weights, and their opening is missing",
+                culprit=manifest.model_owner,
+                hint="bring what `privinfer commit` wrote: --opening FILE",
+            )
+        opening = Opening.fresh(digest)
+    commitment = opening.commit("weights", digest, manifest.model)
+    if wanted is not None and not hmac.compare_digest(commitment, bytes.fromhex(wanted)):
+        raise ConfigError(
+            "the session names a commitment to other weights, or with another opening",
+            culprit=manifest.model_owner,
+            hint="bring model and opening from which terms.weights was made",
+        )
+    return opening, commitment
 
 
 def check_part(manifest: Manifest, name: str, identity: Identity, model: ir.Model | None) -> None:
@@ -257,6 +308,7 @@ class Party:
         opening: Opening | None = None,
         receipt: str | os.PathLike[str] | None = None,
         ledger: str | os.PathLike[str] | None = None,
+        uses: Uses | None = None,
     ) -> None:
         self.manifest, self.name = manifest, name
         self.report: dict[str, Any] | None = None
@@ -275,6 +327,7 @@ class Party:
         self._store = store
         self._opening = opening
         self._keeper: limits.Keeper | None = None
+        self._uses = uses
         self._offer: Offer | None = None
         self._asked = 0
         self._dealt = self._live = self._bringing = False
@@ -351,13 +404,11 @@ class Party:
         self._seconds["setup"] = time.perf_counter() - started
 
     def _commit_to_weights(self) -> bytes | None:
-        """The model owner's commitment: the one the session names, or a new one for this join."""
-        if self._model is None:
+        made = commit_to_weights(self.manifest, self._model, self._opening)
+        if made is None:
             return None
-        digest = digest_of_weights(self._model)
-        if self._opening is None:
-            self._opening = Opening.fresh(digest)
-        return self._opening.commit("weights", digest, self.manifest.model)
+        self._opening, commitment = made
+        return commitment
 
     def _open_ledger(self) -> Record:
         """The ledger of decryption shares: beside the store, or for as long as this join's keys live."""
@@ -474,7 +525,13 @@ class Party:
 
     # -- running ---------------------------------------------------------------------------------
 
-    def run(self, inputs: Mapping[str, Any] | None = None) -> Result | None:
+    def run(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        consent: consents.Source | None = None,
+        revocations: Sequence[consents.Source] = (),
+    ) -> Result | None:
         """Take part in one inference; every party of the session calls this once for each.
 
         A batch too large for memory goes in chunks (docs/protocols.md); what is returned is whole.
@@ -485,6 +542,11 @@ class Party:
             This party's inputs by name: real or integer arrays shaped (batch, ...) or one sample; with
             backend "ckks" also a :class:`privinfer.session.Fragment`, which is one row. Checked before
             anything is sent.
+        consent : path or bytes, optional
+            Signed consent to this run, made by ``privinfer consent grant``; required of the party that
+            the session's terms name.
+        revocations : sequence of path or bytes
+            Signed revocations of earlier consents, which every owner notes; of the same party.
 
         Returns
         -------
@@ -496,7 +558,9 @@ class Party:
         InputError
             An input is missing, unknown, of another shape or dtype, not finite or out of range.
         ConfigError, IntegrityError
-            A fragment is of another owner or key, or damaged.
+            A fragment is of another owner or key, or damaged; an owner has no ledger of consents.
+        ConsentError
+            The terms ask for a consent, and there is none to this run.
         TransportError, ProtocolViolation
             A party was lost, was late or broke the protocol; the culprit is named.
         """
@@ -506,8 +570,9 @@ class Party:
             self._bringing = True
             rows = bring(self.manifest, self._table, self._identity, self._private, inputs or {})
             self._bringing = False
+            brought = consents.bring(self.manifest, self.name, consent, revocations, self._uses)
             tally = chunks.Tally()
-            engagement = self._engage(inputs or {})
+            engagement = self._engage(inputs or {}, rows, brought)
             offer = self._offer
             if offer is not None and rows not in (None, offer.batch):
                 raise InputError(
@@ -540,8 +605,8 @@ class Party:
         outputs = tally.outputs()
         return Result(outputs, self.report) if outputs else None
 
-    def _engage(self, inputs: Mapping[str, Any]) -> Engaged:
-        """Commit to what this party brings, and hear what the others commit to."""
+    def _engage(self, inputs: Mapping[str, Any], rows: int | None, brought: consents.Brought) -> Engaged:
+        """Commit to what this party brings, hear what the others commit to, and come under the consent."""
         m, run, session = self.manifest, self._next, self._table.session
         self._office.begin(run)
         m.terms.check_time()
@@ -557,13 +622,14 @@ class Party:
             run_context(session, run),
         )
         commitments = engage.commit(self._private, split(inputs)[1], session, run)
-        alike.tell(engage.statement(commitments, engage.make_key(self._private, m, self.name)))
+        alike.tell(engage.statement(commitments, engage.make_key(self._private, m, self.name), brought))
         if self._evidence is not None:
             self._evidence.opened(run, self._private.openings)
         said = alike.hear()
         if self._evidence is not None:
             self._evidence.entered(run, "live" if self._offer is None else "ahead", alike.signed())
         engagement = engage.read(m, said)
+        consents.admit(engagement.brought, m, self.name, self._uses, session=session, run=run, rows=rows)
         self._private.keys.public.update(engagement.keys)
         return Engaged(engagement, alike)
 

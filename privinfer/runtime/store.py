@@ -5,25 +5,23 @@ inference with number k. A piece is marked as used, and the mark has reached the
 read; a process that dies in between loses the piece, never uses it twice. Parties that join agree on the
 largest number that is next at any of them, and everything below is burned at all.
 
-Files are the owner's alone (0700, 0600) and as secret as the party's key. SQLite in WAL mode with full
-synchronisation holds the marks; blobs lie beside it and are deleted when they were read.
+Files are the owner's alone and as secret as the party's key. `folder.py` holds the marks; blobs lie beside
+it and are deleted when they were read.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from privinfer.errors import ConfigError, IntegrityError
+from privinfer.runtime.folder import Folder
 
 DEFAULT_BUDGET = 4 << 30
-_SQL_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter where a damaged file words the error
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS generation (
     id BLOB PRIMARY KEY, session BLOB NOT NULL, party TEXT NOT NULL, batch INTEGER NOT NULL,
@@ -84,39 +82,24 @@ class Store:
     ) -> None:
         self.folder = Path(folder)
         self._session, self._party, self.budget = session, party, budget
+        self._at = Folder(
+            folder,
+            "store",
+            _SCHEMA,
+            party,
+            lock="lock",
+            damaged="remove it and deal again: nothing in it is needed",
+        )
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        except OSError as e:
-            raise ConfigError(f"store {self.folder} cannot be used: {(e.strerror or 'error').lower()}") from e
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise ConfigError(
-                f"store {self.folder} is open in another process", hint="one party, one store, one process"
-            ) from None
-        try:
-            self._open()
-        except _SQL_ERRORS as e:
-            self.close()
-            raise self._refused(e) from None
+            self._check()
         except BaseException:
             self.close()
             raise
 
-    def _open(self) -> None:
-        index = self.folder / "store.sqlite"
-        os.close(os.open(index, os.O_CREAT | os.O_RDWR, 0o600))
-        self._db: sqlite3.Connection | None = sqlite3.connect(
-            index, isolation_level=None, check_same_thread=False
-        )
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.executescript(_SCHEMA)
+    def _check(self) -> None:
         other = self._rows("SELECT party FROM generation WHERE party != ? LIMIT 1", self._party)
         if other:
-            raise ConfigError(f"store {self.folder} belongs to {other[0][0]}", culprit=self._party)
+            self._at.refuse_other(other[0][0])
         known = set(
             self._rows(
                 "SELECT hex(generation) || '-' || number FROM piece WHERE used = 0"
@@ -128,21 +111,7 @@ class Store:
                 file.unlink()
 
     def _rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
-        if self._db is None:
-            raise ConfigError(f"store {self.folder} is closed")
-        try:
-            return self._db.execute(query, values).fetchall()
-        except _SQL_ERRORS as e:
-            raise self._refused(e) from None
-
-    def _refused(self, error: Exception | None = None) -> ConfigError | IntegrityError:
-        if isinstance(error, sqlite3.OperationalError):  # a full disk, mostly
-            return ConfigError(f"store {self.folder} cannot be used: {error}", culprit=self._party)
-        return IntegrityError(
-            f"store {self.folder} is damaged",
-            culprit=self._party,
-            hint="remove it and deal again: nothing in it is needed",
-        )
+        return self._at.rows(query, *values)
 
     def _file(self, generation: bytes, what: int | str) -> Path:
         return self.folder / f"{generation.hex().upper()}-{what}.bin"
@@ -156,7 +125,7 @@ class Store:
             " + (SELECT coalesce(sum(setup_size), 0) FROM generation)"
         )
         if not isinstance(row[0], int):
-            raise self._refused()
+            raise self._at.damaged()
         return row[0]
 
     def room_for(self, size: int) -> None:
@@ -173,7 +142,7 @@ class Store:
         """Keep a setup, under which pieces follow; older generations of this session are dropped."""
         for (old,) in self._rows("SELECT id FROM generation WHERE session = ?", self._session):
             if not isinstance(old, bytes):
-                raise self._refused()
+                raise self._at.damaged()
             self._drop(old)
         self.room_for(len(setup))
         self._write(self._file(generation, "setup"), setup)
@@ -237,7 +206,7 @@ class Store:
         generation, *columns = rows[0]
         numbers = [n for n in columns if isinstance(n, int) and 0 <= n < 1 << 32]
         if not isinstance(generation, bytes) or len(generation) > 32 or len(numbers) != len(columns):
-            raise self._refused()
+            raise self._at.damaged()
         return Offer(generation, *numbers)
 
     def setup(self, generation: bytes) -> bytes:
@@ -287,13 +256,7 @@ class Store:
 
     def close(self) -> None:
         """Give the store back."""
-        db = getattr(self, "_db", None)
-        if db is not None:
-            db.close()
-            self._db = None
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._at.close()
 
     def __enter__(self) -> Self:
         return self

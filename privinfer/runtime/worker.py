@@ -1,7 +1,7 @@
 """A party in a process of its own, started by :func:`privinfer.run_local`; talks CBOR over its pipes.
 
     it says  {certificate, port}                       its key was made here, or is in the file named
-    it hears {manifest, model, runs, receipt, ledger}  its own inputs only
+    it hears {manifest, model, runs, receipt, ...}     its own inputs only; opening, consent where it has one
     it says  {progress} ..., then {outputs, report} for each run, or {error}
 
 Standard output belongs to the pipe; whatever prints goes to standard error. If the parent goes, so does
@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from privinfer.backends.base import Phase, Progress, Role
 from privinfer.errors import PrivinferError
+from privinfer.protocols.commitment import Opening
 from privinfer.runtime import pipes
 from privinfer.runtime.party import Session
 from privinfer.session.identity import Identity
@@ -62,17 +63,20 @@ def main() -> int:
     try:
         model = pipes.unpack_model(task["model"]) if task["model"] is not None else None
         session = Session(Manifest.loads(task["manifest"]))
+        opening = Opening(task["opening"]) if "opening" in task else None
         with session.join(
             name,
             identity,
             model=model,
             progress=progress,
             listener=listener,
+            opening=opening,
             receipt=task["receipt"],
             ledger=task["ledger"],
+            uses=task["uses"],
         ) as party:
             for packed in task["runs"]:
-                result = party.run(pipes.unpack_inputs(packed))
+                result = party.run(pipes.unpack_inputs(packed), consent=task.get("consent"))
                 outputs = pipes.pack_arrays(result.outputs) if result else {}
                 say({"outputs": outputs, "report": party.report})
     except PrivinferError as error:

@@ -89,7 +89,7 @@ def _facts(receipt: Receipt) -> Facts:
         backend=backend.take("name", str),
         nonlinear=backend.take("nonlinear", str),
         roles={str(k): [str(r) for r in v] for k, v in fields.take("roles", dict).items()},
-        certificates={name: bytes(one["certificate"]).hex() for name, one in parties.items()},
+        certificates={name: _hex(one["certificate"]) for name, one in parties.items()},
         versions={name: str(one["version"]) for name, one in parties.items()},
         evaluators=tuple(str(name) for name in fields.take("evaluators", list)),
         helper=None if helper is None else str(helper),
@@ -102,6 +102,12 @@ def _facts(receipt: Receipt) -> Facts:
         precision=dict(fields.take("precision", dict)),
         terms=dict(fields.take("terms", dict)),
     )
+
+
+def _hex(value: object) -> str:
+    if not isinstance(value, bytes):  # of a number, bytes() would make as many zeros
+        raise TypeError("not bytes")
+    return value.hex()
 
 
 def commitments(receipt: Receipt, run: int) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ model. From then on the SHA-256 of the file's bytes is what the parties compare 
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 import ipaddress
@@ -177,7 +178,7 @@ class Manifest:
         return manifest
 
     @classmethod
-    def seal(cls, draft_path: str | os.PathLike[str], model_hash: str) -> Self:
+    def seal(cls, draft_path: str | os.PathLike[str], model_hash: str, weights: str | None = None) -> Self:
         """Make a session from a draft.
 
         Embeds the certificates the draft names by file (relative to the draft) and draws a fresh session
@@ -189,6 +190,8 @@ class Manifest:
             Draft.
         model_hash : str
             SHA-256 of the architecture, hex; must agree with the draft's ``model`` if it has one.
+        weights : str, optional
+            Commitment to the weights, hex; must agree with the draft's ``terms.weights`` if it has one.
         """
         path = Path(draft_path)
         top = _Table(_parse(_read(path, MAX_FILE, "draft")), "")
@@ -196,10 +199,12 @@ class Manifest:
             raise ConfigError("model is not the one the session is sealed for")
         if top.has("session"):
             top.text("session")
-        return cls._build(top, secrets.token_hex(16), model_hash, path.parent)
+        return cls._build(top, secrets.token_hex(16), model_hash, path.parent, weights)
 
     @classmethod
-    def _build(cls, top: _Table, session: str, model: str, folder: Path | None) -> Self:
+    def _build(
+        cls, top: _Table, session: str, model: str, folder: Path | None, weights: str | None = None
+    ) -> Self:
         """Build from a parsed file; given a ``folder`` it is a draft, which may leave defaults out."""
         draft = folder is not None
         # checked before anything else: another version may mean other keys
@@ -225,6 +230,10 @@ class Manifest:
         nonlinear = top.text("nonlinear") if top.has("nonlinear") else NONLINEAR[0]
         terms = _terms(top.table("terms")) if top.has("terms") else Terms()
         top.finish()
+        if weights is not None:
+            if terms.weights not in (None, weights):
+                raise ConfigError("terms.weights is not the commitment that the opening opens")
+            terms = dataclasses.replace(terms, weights=weights)
         return cls(
             session=session,
             backend=backend,
@@ -439,6 +448,11 @@ def _validate_roles(m: Manifest) -> None:
             take(f"{title}.{key}", name)
     if m.terms.consent is not None:
         take("terms.consent", m.terms.consent)
+        if m.terms.weights is None:
+            raise ConfigError(
+                "terms.weights is missing, and a consent names them",
+                hint="`privinfer commit` makes an opening, `privinfer seal --opening` puts it in",
+            )
     exact = m.nonlinear == "exact"
     if m.backend == "mpc" or exact:
         what = "exact mode" if exact else m.backend

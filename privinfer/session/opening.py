@@ -86,7 +86,7 @@ def load(path: str | os.PathLike[str]) -> Opened:
             mode = os.fstat(file.fileno()).st_mode
             if os.name == "posix" and stat.S_ISREG(mode) and mode & 0o077:
                 raise ConfigError(f"opening {shown} can be read by others", hint=f"chmod 600 {shown}")
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(min(MAX_BYTES, os.fstat(file.fileno()).st_size) + 1)  # else room for all of it
     except OSError as error:
         raise ConfigError(f"cannot read opening {shown}: {(error.strerror or 'error').lower()}") from None
     try:

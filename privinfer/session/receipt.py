@@ -268,7 +268,7 @@ def load(path: str | os.PathLike[str]) -> Receipt:
     name = os.path.basename(os.fspath(path))
     try:
         with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(min(MAX_BYTES, os.fstat(file.fileno()).st_size) + 1)  # else room for all of it
     except OSError as error:
         raise ConfigError(
             f"cannot read receipt {os.fspath(path)}: {(error.strerror or 'error').lower()}"

@@ -5,7 +5,7 @@ offset  size
 ======  ====  =====================================================================================
 0       8     ``PRIVINF`` and a zero byte
 8       2     format version, little endian like all numbers here
-10      2     kind: 1 fragment, 2 key, 3 mark of a publication
+10      2     kind: 1 fragment, 2 key, 3 mark of a publication, 4 opening of weights
 12      4     h, bytes of the header, at most 4096
 16      8     b, bytes of the body, at most 2 GiB
 24      h     header: CBOR in canonical form, a map of text to numbers, text, bytes and lists of numbers
@@ -38,8 +38,8 @@ Value = int | float | str | bytes | list["Value"]
 
 MAGIC: Final = b"PRIVINF\x00"
 VERSION: Final = 1
-FRAGMENT, KEY, PUBLICATION = 1, 2, 3
-KINDS: Final = {FRAGMENT: "fragment", KEY: "key", PUBLICATION: "publication"}
+FRAGMENT, KEY, PUBLICATION, OPENING = 1, 2, 3, 4
+KINDS: Final = {FRAGMENT: "fragment", KEY: "key", PUBLICATION: "publication", OPENING: "opening"}
 MAX_HEADER: Final = 4096
 MAX_BODY: Final = 2 << 30
 SIGNATURE: Final = 64
@@ -176,7 +176,7 @@ def read(
     path : path
         Any file.
     kind : int
-        FRAGMENT, KEY or PUBLICATION.
+        FRAGMENT, KEY, PUBLICATION or OPENING.
     private : bool
         Refuse one that others may read.
     only_header : bool
@@ -221,7 +221,8 @@ def _check_prefix(start: bytes, kind: int, size: int, name: str) -> tuple[int, i
     magic, version, found, length, body = _PREFIX.unpack(start)
     if magic != MAGIC:
         raise IntegrityError(
-            f"{name} is no file of privinfer", hint="privinfer fragment encrypt writes fragments, keygen keys"
+            f"{name} is no file of privinfer",
+            hint="privinfer fragment writes fragments and keys, privinfer commit openings",
         )
     if version != VERSION:
         raise ConfigError(
@@ -231,7 +232,7 @@ def _check_prefix(start: bytes, kind: int, size: int, name: str) -> tuple[int, i
     if found != kind:
         raise ConfigError(
             f"{name} is a {KINDS.get(found, 'file of unknown kind')}",
-            hint=f"give a {KINDS[kind]}, as privinfer fragment makes it",
+            hint=f"give the {KINDS[kind]}",
         )
     if length > MAX_HEADER or body > MAX_BODY:
         raise IntegrityError(f"{name} declares {length} and {body} bytes, which is too large")

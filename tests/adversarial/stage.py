@@ -137,6 +137,9 @@ class Play:
     stores: object = None  # makes a party's store, or None
     receipts: object = None  # folder
     ledgers: object = None  # says a party's folder, or None
+    openings: dict = field(default_factory=dict)
+    uses: dict = field(default_factory=dict)  # ledgers of consents
+    consents: list = field(default_factory=list)  # what the consent party brings to each run, as arguments
 
     def __post_init__(self):
         self.base = self.base or manifest(self.deadline)
@@ -165,14 +168,17 @@ class Play:
                 model=own,
                 progress=watch,
                 store=store,
+                opening=self.openings.get(name),
                 receipt=kept,
                 ledger=ledger,
+                uses=self.uses.get(name),
             ) as party:
                 if self.act is not None:
                     self.act(name, party)
                 for k in range(self.runs):
                     given = self.inputs[k] if isinstance(self.inputs, list) else self.inputs
-                    result = party.run(given.get(name, {}))
+                    brings = self.consents[k] if self.consents and name == m.terms.consent else {}
+                    result = party.run(given.get(name, {}), **brings)
                     mine.report = party.report
                     if result is not None:
                         mine.outputs = result.outputs

@@ -10,7 +10,7 @@ import pytest
 
 from privinfer.errors import ConfigError, IntegrityError, ProtocolViolation
 from privinfer.protocols.commitment import Opening, digest_of, digest_of_weights
-from privinfer.runtime import engage
+from privinfer.runtime import engage, party
 from privinfer.runtime.greeting import SIGNATURES, STATEMENTS
 from privinfer.runtime.post import GREETINGS
 from privinfer.session import agreement, canonical
@@ -42,7 +42,7 @@ def resigned(content, context, liar=LIAR):
 def seen(play):
     """The agreement of every party of a play."""
     found = {}
-    play.act = lambda name, party: found.update({name: party.agreement})
+    play.act = lambda name, joined: found.update({name: joined.agreement})
     for outcome in play.run().values():
         assert outcome.error is None
     return found
@@ -130,7 +130,7 @@ def test_somebody_else_is_framed():
 def test_statements_of_another_form(content):
     context = []
     play = stage.Play()
-    play.act = lambda name, party: context.append(b"run:" + party.agreement.digest + bytes(8))
+    play.act = lambda name, joined: context.append(b"run:" + joined.agreement.digest + bytes(8))
     play.hook = lying(lambda data: resigned(content, context[0]), GREETINGS)
     play.hub.on_frame = play.hook
     everybody(play.run(), ProtocolViolation, LIAR, "", but=(LIAR,))
@@ -156,13 +156,17 @@ def test_an_expired_session_starts_no_run():
         assert "expired" in str(outcome.error)
 
 
-def test_the_weights_are_those_of_the_session():
+def test_the_weights_are_those_of_the_session(monkeypatch):
+    """A model owner that commits to others, past its own check."""
     opening = Opening.fresh(b"")
     model = stage.model()
     digest = digest_of_weights(model)
     right = opening.commit("weights", digest, model.architecture.digest()).hex()
     base = stage.manifest(terms=Terms(weights=right))
-    outcomes = stage.Play(base=base).run()  # another salt, another commitment
+    other = Opening.fresh(digest)
+    lie = other, other.commit("weights", digest, model.architecture.digest())
+    monkeypatch.setattr(party, "commit_to_weights", lambda m, model, o: None if model is None else lie)
+    outcomes = stage.Play(base=base).run()
     everybody(outcomes, ProtocolViolation, stage.E1, "other weights", but=(stage.E1,))
 
 

@@ -24,6 +24,7 @@ from privinfer.session import agreement, canonical
 from privinfer.session.fragment import write_fragment
 from privinfer.session.keyfile import write_key, write_publication
 from privinfer.session.sealed import _PREFIX
+from privinfer.session.terms import Release, Terms
 from privinfer.transport import Frame, Kind, encode_abort
 from privinfer.transport.frames import encode
 from tests.adversarial import stage
@@ -61,7 +62,11 @@ def made() -> dict[str, list[bytes]]:
     commitments = {"inputs": {"blood": bytes(range(32))}}
     values = [None, True, -5, 2**63, 1.5, "text", b"bytes", [1, [2, [3]]], {"a": {"b": []}}]
     shown = b"\1" * 96 * len(m.names)
+    audited = receipts()
     return {
+        "receipt": audited[:3],
+        "claim": audited[3:4],
+        "opening": audited[4:],
         "frames": [b"\x07" + stream[:4000], b"\xff" + stream[:900]],
         "abort": [encode_abort("PI202", "said two things", who) for who in ("hospital", None, "a or b")],
         "office": [stream[:6000], *(encode(f, SESSION) for f in heard[:8]), *map(control, range(5))],
@@ -84,7 +89,6 @@ def made() -> dict[str, list[bytes]]:
         "certificate": [stage.identity("hospital").certificate_pem.encode(), unknown_key()],
         "sealed": at_rest(),
         "sealed-header": [d[_PREFIX.size : _PREFIX.size + _PREFIX.unpack_from(d)[3]] for d in at_rest()],
-        **evidence(),
         "protobuf": [
             ContextMessage(memoryview(b"parameters"), memoryview(b"public key"), 7, 2.0**40).emit(),
             VectorMessage((3, 4), (memoryview(b"one"), memoryview(b"two")), 2.0**40).emit(),
@@ -111,6 +115,20 @@ def recorded() -> list[Frame]:
     outcomes = stage.Play(hook=hook).run()
     assert not [o.error for o in outcomes.values() if o.error]
     return found
+
+
+def receipts() -> list[bytes]:
+    """A receipt, its body, its agreement; a claim; an opening."""
+    with tempfile.TemporaryDirectory() as place:
+        base = stage.manifest(terms=Terms(receipts=True))
+        outcomes = stage.Play(base=base, receipts=Path(place)).run()
+        assert not [o.error for o in outcomes.values() if o.error]
+        whole = (Path(place) / f"{OWN}.receipt").read_bytes()
+        opened = next(Path(place).glob("laboratory*.opening")).read_bytes()
+    body = canonical.loads(whole, "receipt", None, LARGEST)["body"]
+    kept = canonical.loads(body, "receipt", None, LARGEST)
+    said = next(iter(kept["legs"][0]["peers"].values()))
+    return [b"\0" + whole, b"\1" + body, b"\2" + kept["agreement"], said, opened]
 
 
 def control(k: int) -> bytes:
@@ -153,8 +171,6 @@ def unknown_key() -> bytes:
 
 def manifest_with_terms() -> bytes:
     """A session file in which everything is said."""
-    from privinfer.session.terms import Release, Terms
-
     release = Release(
         decimals=3, epsilon=1.0, delta=1e-6, sensitivity=1.0, epsilon_budget=5, delta_budget=1e-5
     )
@@ -175,25 +191,6 @@ def at_rest() -> list[bytes]:
         write_key(folder / "k", who, bytes(64), np.zeros((2, 2, 1024), np.uint64), **chain)
         write_publication(folder / "k", who, key=bytes(32), joint=bytes(32))
         return [(folder / n).read_bytes() for n in ("f", "k", "k.published")]
-
-
-def evidence() -> dict[str, list[bytes]]:
-    """A receipt whole and its body, claims, an opening."""
-    from privinfer.session import receipt
-    from privinfer.session.terms import Terms
-
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        stage.Play(base=stage.manifest(terms=Terms(receipts=True)), receipts=folder).run()
-        data = (folder / "patient.receipt").read_bytes()
-        found = receipt.loads(data)
-        opened = (folder / "laboratory.opening").read_bytes()
-    claim = found.legs[0].peers["helper"]
-    return {
-        "receipt": [b"\0" + data, b"\1" + found.body()],
-        "claim": [claim, b"\3\0\0\0" + claim],
-        "opening": [opened],
-    }
 
 
 def seal() -> list[bytes]:

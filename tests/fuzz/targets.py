@@ -7,6 +7,7 @@ Whatever else comes out of one is a finding.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import tempfile
@@ -19,7 +20,7 @@ from privinfer.backends.ckks import roles as ckks_roles
 from privinfer.backends.ckks.protobuf import ContextMessage, VectorMessage
 from privinfer.backends.ckks.seal import Format
 from privinfer.backends.ckks.seal_header import Version, inflate
-from privinfer.errors import IntegrityError, PrivinferError, ProtocolViolation
+from privinfer.errors import PrivinferError, ProtocolViolation
 from privinfer.graph.from_onnx import from_onnx
 from privinfer.graph.ir import Architecture
 from privinfer.io.arrays import read_array, read_arrays
@@ -36,8 +37,7 @@ from privinfer.runtime.greeting import greet
 from privinfer.runtime.ledger import ReleaseLedger
 from privinfer.runtime.post import Office
 from privinfer.runtime.store import Store
-from privinfer.session import account, agreement, canonical, opening, receipt, sealed
-from privinfer.session.compare import compare
+from privinfer.session import account, agreement, canonical, compare, opening, receipt, sealed
 from privinfer.session.fragment import FragmentHeader, read_fragment, read_header
 from privinfer.session.identity import Identity, PublicIdentity
 from privinfer.session.keyfile import KeyHeader, read_key, read_key_header, read_publication
@@ -364,34 +364,42 @@ def header(data):
     KeyHeader.decode(found, "this file").size()
 
 
-@target("receipt", cap=16 * MIB)
-def receipts(data):
-    """A receipt; or, past the signatures that a stranger can make by itself, the body of one."""
-    if data[:1] == b"\0":
-        with contextlib.suppress(IntegrityError):
-            receipt.loads(data[1:])
-        return
-    outer = {"format": receipt.FORMAT, "body": data[1:], "signature": bytes(64)}
-    found, _, _ = receipt._parse(canonical.dumps(outer), "receipt")
-    receipt.check_certificates(found)
-    for leg in found.legs:
-        for claims in (leg.own, leg.peers):
-            for claim in claims.values():
-                receipt.Claim.parse(claim)
-    account.summary(compare([found]))
+@functools.cache
+def honest_receipt():
+    """The receipt of the corpus."""
+    return receipt._parse(
+        Path(__file__).with_name("corpus").joinpath("receipt/00.bin").read_bytes()[1:], "x"
+    )[0]
+
+
+@target("receipt", cap=24 * MIB)
+def auditor(data):
+    """A receipt as a file, its body as if it were signed, or an agreement as if all had signed it."""
+    match data[:1]:
+        case b"\1":
+            outer = {"format": receipt.FORMAT, "body": data[1:], "signature": bytes(64)}
+            found = receipt._parse(canonical.dumps(outer), "receipt")[0]
+        case b"\2":
+            signed = agreement.Agreement(data[1:], {})
+            found = dataclasses.replace(honest_receipt(), agreement=signed)
+        case _:
+            found = receipt.loads(data[1:])
+    account.facts(found)
     account.commitments(found, 0)
+    receipt.outcome_of(found)
+    account.summary(compare.compare([found]))
 
 
 @target("claim", peer=True)
 def claim(data):
-    """What a peer signs at the end of an inference."""
+    """What a party signs at the end of an inference."""
     assert receipt.Claim.parse(data, PEER).pack() == data
 
 
 @target("opening")
 def opened(data):
-    """The secret beside a receipt."""
-    assert opening._parse(data).to_bytes() == data
+    """An opening for an auditor."""
+    opening.load(in_file(data, "some.opening"))
 
 
 @target("protobuf")

@@ -31,7 +31,7 @@ class Member:
         self.report = {"inference": 0}
         self.end, self.may_begin_again = end, lambda: not online
 
-    def run(self, inputs):
+    def run(self, inputs, *, consent, revocations):
         if isinstance(self.end, Exception):
             raise self.end
         return self.end

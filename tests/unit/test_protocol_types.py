@@ -37,6 +37,7 @@ from privinfer.protocols.mpc.wires import (
 )
 from privinfer.protocols.randomness import Scope, Secret, Seed, Stream
 from privinfer.protocols.sealing import ReceiverKey
+from privinfer.runtime.transcript import TagKey
 from tests.support import gates
 from tests.support.gates import Bench, ring
 from tests.support.simulate import Simulation, seat
@@ -291,6 +292,7 @@ def secrets_of_all_kinds() -> dict[type, Any]:
         FreshMask(stream(), "a", (1, 2), 64),
         seed,
         Opening(str(DIGITS).encode() * 2),
+        TagKey(str(DIGITS).encode() * 2),
         stream(),
         linear.Weights(values, values),
         linear.Operand(values, values, values),

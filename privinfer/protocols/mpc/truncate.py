@@ -113,8 +113,8 @@ class ExactTruncateGate(Gate):
         """Open the borrow under rho, then the quotient under its mask."""
         self.start()
         first = np.uint64(self.evaluator == 0)
-        if x.bits != fp.WIDE and need(Narrow, x).bits != self._bits + self._shift:
-            raise TypeError(f"{self._shift} bits of {x.bits} cannot be dropped to leave {self._bits}")
+        if not isinstance(x, Narrow) or x.bits != self._bits + self._shift:
+            x = need(Wide, x)
         v = x.values + np.uint64(1 << (self._shift - 1))
         # 1. w^ = w xor rho; shares of rho mod 2^n are shares mod 2 in their lowest bit
         bit = self._keys.less(fp.low_bits(v, self._shift)) ^ (self._rho & ONE)
