@@ -31,9 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How many cells of the adversarial matrix were played."""
-    done = [
-        r for reports in terminalreporter.stats.values() for r in reports if hasattr(r, "user_properties")
-    ]
+    done = [r for rs in terminalreporter.stats.values() for r in rs if getattr(r, "when", None) == "call"]
     cells = [v for r in done for k, v in r.user_properties if k == "cells"]
     if cells:
         noticed, trusted = (sum(column) for column in zip(*cells, strict=True))

@@ -26,7 +26,7 @@ from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
 from privinfer.io.arrays import read_array, read_arrays
-from privinfer.runtime import limits
+from privinfer.runtime import limits, memory
 from privinfer.runtime.attend import MAX_ATTEMPTS, attend
 from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.consents import bring as bring_consent
@@ -442,6 +442,7 @@ def write_json(path: Path, content: dict[str, Any] | None) -> None:
 
 def main() -> None:
     """Entry point: errors become two lines and an exit code."""
+    memory.keep_freed()
     try:
         code = app(standalone_mode=False)
     except PrivinferError as error:

@@ -307,8 +307,9 @@ class Audit:
                 found[peer] = "not checked: it got the weights in an earlier join"
                 continue
             for send in (one for one in sends if party[one.to] == peer):
+                data = bytes(send.data)
                 if not any(
-                    message[0].fields[3] & _STEP == send.step and self._same(send.data, peer, at, message)
+                    message[0].fields[3] & _STEP == send.step and self._same(data, peer, at, message)
                     for at, message in messages
                 ):
                     raise IntegrityError(

@@ -62,6 +62,12 @@ class Release:
         return 0.0 if self.grid is None else 2.0 ** -(self.grid + 1) + 10.0**-self.decimals / 2  # type: ignore[operator]
 
     @property
+    def words(self) -> str:
+        """How a result is limited, to be said behind its name."""
+        rounded = "" if self.decimals is None else f", rounded to {self.decimals} decimals"
+        return rounded + (", noised" if self.noisy else "")
+
+    @property
     def noisy(self) -> bool:
         """Whether noise is added."""
         return self.epsilon > 0

@@ -54,13 +54,14 @@ OTHER_VALUES = {
     "another join",
 }  # well formed, and not what was meant
 LIAR = "laboratory"
+PLAIN, RECEIPTS = Terms(), Terms(receipts=True)
 DEADLINE = 1.0
 SLACK = 1.5  # seconds: signs of life and judgements come at fifths of the deadline, then everybody says so
 CLEAR = reference.run(stage.model(), stage.flat(stage.rows()))["risk"]
 BOUND = stage.model().architecture.precision.error_bound
 
 
-def transcript():
+def transcript(terms=PLAIN):
     """Kinds of messages in an honest run, each with its first payload."""
     seen = {}
 
@@ -69,12 +70,12 @@ def transcript():
             seen.setdefault(stage.kind_of(frame), bytes(frame.payload))
         return frame
 
-    outcomes = stage.Play(hook=hook).run()
+    outcomes = stage.Play(hook=hook, base=stage.manifest(terms=terms)).run()
     assert not [o.error for o in outcomes.values() if o.error]
     return seen
 
 
-KINDS, ANOTHER = transcript(), transcript()
+KINDS, ANOTHER, RECEIPTED = transcript(), transcript(), transcript(RECEIPTS)
 ALIVE, ABORT = ("control", "ALIVE", ""), ("control", "ABORT", "")
 SIGNED = [kind for kind in KINDS if signature_at(kind) is not None]
 
@@ -160,19 +161,20 @@ def cells(way):
     yield from (kind for kind, ways in HEARSAY.items() if way in ways)
 
 
-def play(kind, way, tries=3):
+def play(kind, way, terms=PLAIN, tries=3):
     """One cell; again where the machine was too busy for a session to get so far."""
-    one = Tamper(kind, WAYS[way])
+    one = Tamper(kind, WAYS[way] if terms == PLAIN or way != "another join" else tamper.recorded(RECEIPTED))
     inputs = stage.rows()
     if kind == ABORT:
         inputs[LIAR] = {"blood": np.full((1, 3), 99.0)}
-    staged = stage.Play(deadline=DEADLINE, hook=one, act=one.joined, inputs=inputs)
+    base = stage.manifest(DEADLINE, terms=terms)
+    staged = stage.Play(deadline=DEADLINE, hook=one, act=one.joined, inputs=inputs, base=base)
     if kind == ALIVE:  # long enough for signs of life
         staged.act = lambda name, party: time.sleep(0.3)
     one.lines = MemoryLines(staged)
     outcomes = staged.run(limit=DEADLINE + SLACK + 5)
     if one.sender is None and tries > 1:
-        return play(kind, way, tries - 1)
+        return play(kind, way, terms, tries - 1)
     assert one.sender is not None, f"{kind} was never sent: {[o.error for o in outcomes.values()]}"
     return one, outcomes
 
@@ -223,6 +225,22 @@ def test_tampered(way, record_property):
     left = sum(trusted(kind, way) for kind in kinds)
     record_property("cells", [len(kinds) - left, left])
     print(f"{way}: {len(kinds)} cells, {left} of them undetectable by design, {dict(names)}")
+    assert not bad, "\n".join(f"{k}: {w}" for k, w in bad.items())
+
+
+@pytest.mark.slow
+def test_tampered_where_receipts_are_kept(record_property):
+    """The two messages that are others then: halves of keys, and claims at the end of an inference."""
+    kinds = [("control", "HELLO", "halves"), ("control", "DONE", "")]
+    ways = [way for way in WAYS if way not in {*SLOW, *DATA_ONLY, "wrong signer", "two tales"}]
+    played = [(kind, way) for kind in kinds for way in ways]
+    with ThreadPoolExecutor(3) as pool:
+        ended = list(pool.map(lambda cell: play(*cell, RECEIPTS), played))
+    bad = {}
+    for cell, (one, outcomes) in zip(played, ended, strict=True):
+        if judge(*cell, one, outcomes) and (w := judge(*cell, *play(*cell, RECEIPTS))):
+            bad[cell] = w
+    record_property("cells", [len(played), 0])
     assert not bad, "\n".join(f"{k}: {w}" for k, w in bad.items())
 
 

@@ -205,9 +205,16 @@ def test_run_local_refuses_what_makes_no_sense(given, what):
 
 
 @pytest.mark.parametrize(
-    ("backend", "insecure"), [("ckks", ()), ("crypten", ("crypten",)), ("plain", ("plaintext",))]
+    ("backend", "insecure", "terms"),
+    [
+        ("ckks", (), {"decimals": 2}),
+        ("crypten", ("crypten",), {"decimals": 2}),
+        ("crypten", ("crypten",), NOISE),
+        ("plain", ("plaintext",), {"decimals": 2}),
+        ("plain", ("plaintext",), NOISE),
+        ("plain", ("plaintext",), {"answers": 2}),
+    ],
 )
-@pytest.mark.parametrize("terms", [{"decimals": 2}, NOISE])
 def test_backends_that_cannot_limit_a_result_say_so(backend, insecure, terms):
     with pytest.raises(ConfigError, match=f"backend {backend}"):
         local(backend=backend, insecure=insecure, release=terms)

@@ -20,7 +20,8 @@ from privinfer.runtime import ahead, engage
 from privinfer.runtime.ledger import ReleaseLedger
 from privinfer.runtime.post import _ALIVE
 from privinfer.runtime.store import Store
-from privinfer.session import agreement, canonical
+from privinfer.runtime.uses import Uses
+from privinfer.session import agreement, canonical, weights_opening
 from privinfer.session.fragment import write_fragment
 from privinfer.session.keyfile import write_key, write_publication
 from privinfer.session.sealed import _PREFIX
@@ -29,6 +30,7 @@ from privinfer.transport import Frame, Kind, encode_abort
 from privinfer.transport.frames import encode
 from tests.adversarial import stage
 from tests.fuzz.targets import FORM, OWN, SESSION
+from tests.support import consents as kit
 
 FOLDER = Path(__file__).with_name("corpus")
 LARGEST = 40_000  # bytes of a file in the corpus
@@ -65,6 +67,9 @@ def made() -> dict[str, list[bytes]]:
     audited = receipts()
     return {
         "receipt": audited[:3],
+        "consent": [b"\0" + kit.signed(kit.consent()), b"\1" + kit.signed(kit.revocation(kit.consent()))],
+        "weights-opening": [weights_file()],
+        "uses": [sqlite_file(fill_uses)],
         "claim": audited[3:4],
         "opening": audited[4:],
         "frames": [b"\x07" + stream[:4000], b"\xff" + stream[:900]],
@@ -115,6 +120,23 @@ def recorded() -> list[Frame]:
     outcomes = stage.Play(hook=hook).run()
     assert not [o.error for o in outcomes.values() if o.error]
     return found
+
+
+def weights_file() -> bytes:
+    """A model owner's opening, as `privinfer weights` writes it."""
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "weights.opening"
+        who, chain = stage.identity(stage.E1), {"architecture": bytes(32), "commitment": bytes(range(32))}
+        weights_opening.write(file, who, bytes(weights_opening.SECRET_BYTES), **chain)
+        return file.read_bytes()
+
+
+def fill_uses(folder):
+    """One consent, used once, and a revocation of another."""
+    ledger = Uses(folder, OWN)
+    ledger.spend(kit.consent(id=bytes(16)), b"signed", bytes(32), 7)
+    other = kit.consent(id=b"\1" * 16)
+    ledger.revoke(kit.revocation(other), kit.signed(kit.revocation(other)))
 
 
 def receipts() -> list[bytes]:

@@ -37,7 +37,18 @@ from privinfer.runtime.greeting import greet
 from privinfer.runtime.ledger import ReleaseLedger
 from privinfer.runtime.post import Office
 from privinfer.runtime.store import Store
-from privinfer.session import account, agreement, canonical, compare, opening, receipt, sealed
+from privinfer.runtime.uses import Uses
+from privinfer.session import (
+    account,
+    agreement,
+    canonical,
+    compare,
+    opening,
+    receipt,
+    sealed,
+    weights_opening,
+)
+from privinfer.session.consent import Consent, Revocation
 from privinfer.session.fragment import FragmentHeader, read_fragment, read_header
 from privinfer.session.identity import Identity, PublicIdentity
 from privinfer.session.keyfile import KeyHeader, read_key, read_key_header, read_publication
@@ -45,6 +56,7 @@ from privinfer.session.manifest import Manifest
 from privinfer.transport.endpoint import Counters, Endpoint
 from privinfer.transport.frames import Decoder, Kind, decode_abort, encode
 from tests.adversarial import stage
+from tests.support import consents as kit
 from tests.support.rlwe import family
 
 PEER, OWN = "laboratory", "patient"
@@ -388,6 +400,42 @@ def auditor(data):
     account.commitments(found, 0)
     receipt.outcome_of(found)
     account.summary(compare.compare([found]))
+
+
+@target("consent", peer=True)
+def agreed(data):
+    """A consent or a revocation, as a peer brings it."""
+    (Revocation if data[:1] == b"\1" else Consent).read(data[1:], PEER)
+
+
+@target("weights-opening")
+def committed(data):
+    """A model owner's opening."""
+    file = in_file(data, "weights.opening")
+    with contextlib.suppress(PrivinferError):
+        weights_opening.read(file)
+    weights_opening.read(file, stage.identity(stage.E1))
+
+
+consent_of_a_day = functools.cache(kit.consent)
+
+
+@target("uses", cap=16 * MIB)
+def uses(data):
+    """A ledger of uses that is damaged: it is refused, or counts."""
+
+    def use(place):
+        one = Uses(place, OWN)
+        consent = dataclasses.replace(consent_of_a_day(), id=bytes(16))
+        with contextlib.suppress(PrivinferError):
+            before = one.state(consent).spent
+            one.spend(consent, b"signed", bytes(32), 0)
+            assert one.state(consent).spent == before + 1
+            with contextlib.suppress(PrivinferError):
+                one.spend(consent, b"signed", bytes(32), 1)
+                raise AssertionError("a consent for one use served twice")
+
+    _database("uses", data, use)
 
 
 @target("claim", peer=True)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from privinfer.graph.fixedpoint import WIDE, low_bits
-from privinfer.protocols.mpc.dealing import pack, packed_size, unpack
+from privinfer.protocols.mpc.dealing import packed, packed_size, unpack
 from privinfer.protocols.mpc.wires import Blinded, Masked, masked, need
 
 
@@ -46,7 +46,7 @@ def combine(own: Blinded, other: Blinded) -> Masked:
 
 def message(shares: list[Blinded]) -> bytes:
     """One message that opens every value that is ready, in the order of their steps."""
-    return b"".join(pack(need(Blinded, s).values, s.bits) for s in shares)
+    return b"".join(packed(need(Blinded, s).values, s.bits) for s in shares)
 
 
 def message_size(shares: list[Blinded]) -> int:
