@@ -192,7 +192,7 @@ def resident(pid: int) -> int:
 def drive(
     town: Town, model: ir.Model, rows: Rows, sessions: int, wait: float = 600.0, seconds: float = 1e9
 ) -> dict[str, Any]:
-    """Let all patients ask, each again as soon as it has its answer; `sessions` in all, or for `seconds`.
+    """Let all patients ask, each again once it has its answer, `sessions` times or for `seconds` in all.
 
     Returns
     -------
