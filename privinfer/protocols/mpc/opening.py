@@ -32,7 +32,8 @@ def truncated(share: Blinded, shift: int, bits: int) -> Blinded:
     need(Blinded, share)
     if share.bits != WIDE or shift < 0 or shift + bits > WIDE:
         raise TypeError(f"{shift} + {bits} bits cannot be cut from a {share.bits}-bit share")
-    return Blinded(low_bits(share.values >> np.uint64(shift), bits), bits)
+    values = share.values >> np.uint64(shift)
+    return Blinded(values if shift + bits == WIDE else low_bits(values, bits), bits)
 
 
 def combine(own: Blinded, other: Blinded) -> Masked:
