@@ -187,17 +187,7 @@ class Server:
         report: dict[str, Any] | None = None
         self._log("begun", session=short, peer=patient.name)
         try:
-            inputs = service.bring(patient.name)
-            session = Session(manifest)
-            with session.join(
-                service.name,
-                self._config.identity,
-                model=service.model,
-                listener=route,
-                shared=True,
-            ) as party:
-                party.run(inputs)
-                report = party.report
+            report = self._play(manifest, service, patient, route)
         except PrivinferError as error:
             outcome, culprit = error.code, error.culprit
         except Exception as error:  # a bug, which must not take the other sessions with it
@@ -214,6 +204,17 @@ class Server:
             seconds=round(time.monotonic() - started, 3),
             bytes=_moved(report),
         )
+
+    def _play(
+        self, manifest: Manifest, service: Service, patient: PublicIdentity, route: Route
+    ) -> dict[str, Any] | None:
+        """Join and run; what it used is free when it returns."""
+        inputs = service.bring(patient.name)
+        with Session(manifest).join(
+            service.name, self._config.identity, model=service.model, listener=route, shared=True
+        ) as party:
+            party.run(inputs)
+            return party.report
 
 
 def _moved(report: dict[str, Any] | None) -> int | None:
