@@ -172,7 +172,11 @@ class Server:
             name="session",
             daemon=True,
         )
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives no thread
+            done.close()
+            raise
 
     # -- sessions --------------------------------------------------------------------------------
 
