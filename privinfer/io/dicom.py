@@ -230,10 +230,7 @@ class Dicom:
     def _grey(self, x: Array, data: Any, name: str) -> Array:
         """Rescaled values to 0..1."""
         if self.window == "bits":
-            bits, signed = int(data.BitsStored), int(data.PixelRepresentation)
-            ends = np.array(
-                [-(1 << (bits - 1)), (1 << (bits - 1)) - 1] if signed else [0, (1 << bits) - 1], float
-            )
+            ends = np.array(_ends(int(data.BitsStored), int(data.PixelRepresentation)), np.float64)
             low, high = np.sort(_rescale(data, ends, name))
             return np.asarray(np.clip((x - low) / (high - low), 0.0, 1.0))
         function = "LINEAR"
@@ -311,7 +308,16 @@ def _decode(data: Any, name: str) -> Array:
         raise InputError(f"{name}: the picture cannot be decoded", hint="it is cut off or damaged") from None
     if stored.shape != (int(data.Rows), int(data.Columns)):
         raise InputError(f"{name}: the picture is not of the declared size")
+    bits, signed = int(data.BitsStored), int(data.PixelRepresentation)
+    low, high = _ends(bits, signed)
+    if stored.min() < low or stored.max() > high:  # old files keep overlays in the bits above
+        raise InputError(f"{name} has values beyond its {bits} bits", hint="export it without overlays")
     return stored.astype(np.float64)
+
+
+def _ends(bits: int, signed: int) -> tuple[int, int]:
+    """Least and largest stored value."""
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
 
 
 def _rescale(data: Any, stored: Array, name: str) -> Array:

@@ -152,6 +152,13 @@ def test_a_missing_decoder_is_named(changed, monkeypatch, syntax: str, module: s
     assert ("GPL" in str(refused.value.hint)) == (package == "pylibjpeg-libjpeg")
 
 
+def test_values_beyond_the_stored_bits_are_refused(changed) -> None:
+    pixels = STORED.astype(np.uint16) * 8
+    path = changed(PixelData=pixels.tobytes(), BitsAllocated=16, BitsStored=10, HighBit=9)
+    with pytest.raises(InputError, match="values beyond its 10 bits"):
+        read(path)
+
+
 def test_orientation(changed) -> None:
     upright = read(FILE)
     assert np.array_equal(read(changed(PatientOrientation=["L", "F"])), upright)
