@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from privinfer.errors import ConfigError, InputError
+from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.io.door import Array, Record, gone, need
 from privinfer.session import canonical
 
@@ -163,9 +163,16 @@ class Dicom:
     def _picture(self, file: Path) -> Array:
         with _quiet():
             data = _open(file)
-            inverted, flips = self._check(data, file.name)
-            stored = _decode(data, file.name)
-            x = self._grey(_rescale(data, stored, file.name), data, file.name)
+            try:
+                inverted, flips = self._check(data, file.name)
+                stored = _decode(data, file.name)
+                x = self._grey(_rescale(data, stored, file.name), data, file.name)
+            except PrivinferError:
+                raise
+            except (
+                Exception
+            ):  # a tag of another form than the standard's; what Python says may hold its value
+                raise InputError(f"{file.name} has a tag that cannot be read") from None
         if inverted:
             x = 1.0 - x
         for axis in flips:
@@ -220,7 +227,7 @@ class Dicom:
         if self.orientation == "any" or not said:
             return ()
         # the first letter is the main direction: rows towards L(eft), columns towards F(eet)
-        along, down = (str(v)[:1] for v in said) if len(said) == 2 else ("", "")
+        along, down = (str(v)[:1] for v in said) if not isinstance(said, str) and len(said) == 2 else ("", "")
         if along not in ("L", "R", "A", "P") or down not in ("F", "H"):
             raise InputError(
                 f"{name} lies on its side", hint='turn it, or set orientation = "any" for all parties'
@@ -230,6 +237,11 @@ class Dicom:
     def _grey(self, x: Array, data: Any, name: str) -> Array:
         """Rescaled values to 0..1."""
         if self.window == "bits":
+            if data.get("ModalityLUTSequence"):
+                raise InputError(
+                    f"{name} has a modality LUT, whose range its bits do not say",
+                    hint='set window = [centre, width], or "file", in the door file',
+                )
             ends = np.array(_ends(int(data.BitsStored), int(data.PixelRepresentation)), np.float64)
             low, high = np.sort(_rescale(data, ends, name))
             return np.asarray(np.clip((x - low) / (high - low), 0.0, 1.0))
@@ -308,10 +320,6 @@ def _decode(data: Any, name: str) -> Array:
         raise InputError(f"{name}: the picture cannot be decoded", hint="it is cut off or damaged") from None
     if stored.shape != (int(data.Rows), int(data.Columns)):
         raise InputError(f"{name}: the picture is not of the declared size")
-    bits, signed = int(data.BitsStored), int(data.PixelRepresentation)
-    low, high = _ends(bits, signed)
-    if stored.min() < low or stored.max() > high:  # old files keep overlays in the bits above
-        raise InputError(f"{name} has values beyond its {bits} bits", hint="export it without overlays")
     return stored.astype(np.float64)
 
 
