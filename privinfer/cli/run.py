@@ -172,10 +172,10 @@ def cost_of_layers(
 @contextlib.contextmanager
 def watching(*, quiet: bool) -> Iterator[LocalWatcher | None]:
     """Show bars with phase, layer, step and the time that is left; nothing where a program reads."""
-    if quiet:
+    screen = Console(stderr=True)
+    if quiet or not screen.is_terminal:
         yield None
         return
-    screen = Console(stderr=True)
     with Progress(
         TextColumn("{task.description:<12}"),
         TextColumn("{task.fields[phase]:<8}"),

@@ -41,7 +41,8 @@ SWITCHING = 3e-4  # seconds a hop beyond half the round trip takes, where there 
 # How often each count is gone through, all parties together on two cores: fitted, least relative squares, to
 # the medians in benchmarks/results/2026-11-25.json and to the sweep over owners in scaling-2026-11-25.json.
 # The fit finds no place for AES offline, where it cannot be told from what is sent: half a time, since the
-# helper has two cores for it. `setup` is read off: a term for connecting, which grows with pairs, and one a weight.
+# helper has two cores for it. `setup` is read off: a term for connecting, which grows with pairs, and one a
+# weight.
 _TWO_CORES = 2
 _FACTORS: dict[Phase, dict[str, float]] = {
     Phase.SETUP: {"pairs": 8.3, "weights": 420.0},
