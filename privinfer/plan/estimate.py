@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from privinfer.backends import ckks
 from privinfer.backends.base import Network, Phase, Table
@@ -316,6 +316,11 @@ def _only_busy(manifest: Manifest, changes: dict[str, Any]) -> Manifest:
     return dataclasses.replace(manifest, parties=parties, **changes)
 
 
+_Parts: TypeAlias = tuple[
+    dict[Phase, float], dict[Phase, float], dict[Key, int], int, int, int, float
+]  # busy and waiting seconds, bytes, rounds, memory, bytes of keys, error bound
+
+
 # -- one choice ------------------------------------------------------------------------------------
 
 
@@ -374,8 +379,8 @@ class _Asked:
         cast = dict(self._table().party)
         return {p: hops[p] * (trip / 2 + SWITCHING) + line_seconds(size, p, cast, rate) for p in PHASES}
 
-    def _mpc(self) -> tuple[Any, Any, dict[Key, int], int, int, int, float]:
-        table, at_once = self._table(), 0
+    def _mpc(self) -> _Parts:
+        table = self._table()
         program = roles.compile_for(table)
         at_once = roles.rows_at_once(program, table.network)
         busy, waits = dict.fromkeys(PHASES, 0.0), dict.fromkeys(PHASES, 0.0)
@@ -419,7 +424,7 @@ class _Asked:
         out = sum(v for k, v in size.items() if k[0] is Phase.ONLINE and roles.MODEL_OWNER in k[1:])
         return _EXACT * out / _LIMB_BYTES / self.speeds.ntts
 
-    def _ckks(self) -> tuple[Any, Any, dict[Key, int], int, int, int, float]:
+    def _ckks(self) -> _Parts:
         table = self._table()
         if self.batch > ckks_roles.MAX_BATCH:
             raise ConfigError(f"a run under encryption has at most {ckks_roles.MAX_BATCH} rows")
