@@ -12,7 +12,7 @@ $(VENV)/stamp: pyproject.toml setup.py $(SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo 'privinfer: error: $(PYTHON) is older than 3.11'; echo 'privinfer: hint: make PYTHON=/path/to/python3.11'; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,onnx,ckks,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,onnx,ckks,dicom,genomics,tables,serve,dev]'
 	@touch $@
 
 demo: $(VENV)/stamp

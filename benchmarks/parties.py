@@ -18,6 +18,7 @@ from benchmarks.job import Line, load, now, serve, wait_until
 from privinfer.backends.base import Phase
 from privinfer.errors import PrivinferError
 from privinfer.graph import ir
+from privinfer.runtime import memory
 from privinfer.runtime.party import Party, Session
 from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest
@@ -51,6 +52,7 @@ def model_of(path: str, architecture: str) -> ir.Model:
 
 def main() -> int:
     """Play one party from the driver's messages."""
+    memory.keep_freed()  # as the command and run_local's parties do
     name, host, port, path = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
     line = Line()
     identity = Identity.generate(name, days=2)

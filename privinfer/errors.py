@@ -135,6 +135,20 @@ class ConsentError(PrivinferError):
     exit_code = 31
 
 
+class RefusedError(PrivinferError):
+    """A serving party declined a session: it is full, stops, or its policy does not admit who asks.
+
+    Attributes
+    ----------
+    retry : float
+        Seconds after which asking again may help; 0: never.
+    """
+
+    code = "PI302"
+    exit_code = 32
+    retry: float = 0.0
+
+
 BY_CODE: dict[str, type[PrivinferError]] = {
     cls.code: cls
     for cls in (
@@ -148,5 +162,6 @@ BY_CODE: dict[str, type[PrivinferError]] = {
         IntegrityError,
         ReplayError,
         ConsentError,
+        RefusedError,
     )
 }

@@ -45,7 +45,7 @@ class Send:
 
     to: Role
     step: int
-    data: bytes = field(repr=False)
+    data: bytes | memoryview = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from privinfer.backends.ckks import fragments
+from privinfer.cli.door import one_sample
 from privinfer.errors import ConfigError, InputError
 from privinfer.io.arrays import read_array
 from privinfer.protocols.ckks.parameters import Parameters
@@ -41,9 +42,10 @@ def keygen(
 def encrypt(
     name: Owner,
     input: Annotated[str, typer.Argument(help="Name of the input in the model.")],  # noqa: A002 - as it is shown
-    file: Annotated[Path, typer.Argument(help="One sample: .npy, .npz or .csv.")],
+    file: Annotated[Path, typer.Argument(help="One sample: .npy, .npz, .csv, or what --door reads.")],
     bounds: Annotated[str, typer.Option("--range", metavar="LOW:HIGH", help="Range of the input.")],
     array: Annotated[str | None, typer.Option(help="Which array of an .npz with several.")] = None,
+    door: Annotated[Path | None, typer.Option(help="Door file; docs/doors.md.")] = None,
     identity: IdentityOption = None,
     key: Annotated[Path | None, typer.Option(help="The owner's CKKS key; NAME.ckks by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="New file; INPUT.fragment by default.")] = None,
@@ -52,7 +54,9 @@ def encrypt(
     interval = _range(bounds)
     if out is None and ("/" in input or input.startswith(".")):
         raise ConfigError(f"input {input!r} makes no file name", hint="name the file with --out")
-    values = read_array(file, array)
+    if door is not None and array is not None:
+        raise ConfigError("--array and --door exclude each other")
+    values = one_sample(str(file), door) if door is not None else read_array(file, array)
     who = load_identity(name, identity)
     own = fragments.open_key(key or Path(f"{name}.ckks"), who)
     target = out or Path(f"{input}.fragment")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,13 +17,28 @@ from privinfer.backends.ckks.moving import check_at_home
 from privinfer.cli import commit as commit_command
 from privinfer.cli import consent as consent_command
 from privinfer.cli import demo as demo_command
+from privinfer.cli import doctor as doctor_command
+from privinfer.cli import door as door_command
+from privinfer.cli import estimate as estimate_command
 from privinfer.cli import fragment as fragment_command
+from privinfer.cli import new as new_command
+from privinfer.cli import run as run_command
+from privinfer.cli import serve as serve_command
 from privinfer.cli import verify as verify_command
+from privinfer.cli.common import (
+    BitsOption,
+    CalibrationOption,
+    RangeOption,
+    check_writable,
+    complain,
+    load_model,
+    pairs,
+    write_json,
+)
 from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.graph import ir
-from privinfer.graph.load import from_onnx
-from privinfer.io.arrays import read_array, read_arrays
-from privinfer.runtime import limits
+from privinfer.io.arrays import read_array
+from privinfer.runtime import limits, memory
 from privinfer.runtime.attend import MAX_ATTEMPTS, attend
 from privinfer.runtime.bring import check_fragments, split
 from privinfer.runtime.consents import bring as bring_consent
@@ -40,23 +53,22 @@ from privinfer.session.manifest import Manifest
 from privinfer.session.sealed import is_sealed
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # its tracebacks would show local variables, shares among them
     help="One neural network over data held by several parties; only the agreed receiver learns the output.",
 )
 
 app.add_typer(fragment_command.app, name="fragment")
+app.command()(new_command.new)
+app.command()(doctor_command.doctor)
+app.command()(estimate_command.estimate)
+app.command()(run_command.run)
+app.command()(run_command.page)
+app.command()(serve_command.serve)
+app.command()(serve_command.ask)
 app.add_typer(consent_command.app, name="consent")
+app.add_typer(door_command.app, name="door")
 
-RangeOption = Annotated[
-    list[str] | None, typer.Option("--range", metavar="NAME=LOW:HIGH", help="Range of an input.")
-]
-BitsOption = Annotated[int | None, typer.Option(help="Bits of a comparison, public.", show_default="32")]
-CalibrationOption = Annotated[
-    Path | None,
-    typer.Option(help="The model owner's own rows, .npz with an array an input, to trust their ranges."),
-]
 LedgerOption = Annotated[
     Path | None,
     typer.Option(help="Folder in which this party counts answers, where the session limits them."),
@@ -93,10 +105,20 @@ def seal(
     comparison_bits: BitsOption = None,
     calibration: CalibrationOption = None,
     opening: OpeningOption = None,
+    template: Annotated[
+        bool, typer.Option("--template", help="Leave the last party open, for `serve` and `ask`.")
+    ] = False,
 ) -> None:
     """Fix parties, certificates and model in a session file that every party then holds alike."""
     loaded = load_model(model, ranges, comparison_bits, calibration)
     weights = None if opening is None else commit_command.commitment_for(opening, loaded)
+    if template:
+        if weights is not None:
+            raise ConfigError(
+                "a template takes no opening", hint=f'weights = "{weights}" in the draft\'s [terms]'
+            )
+        serve_command.seal_template(draft, loaded.architecture, out)
+        return
     manifest = Manifest.seal(draft, loaded.architecture.digest(), weights)
     if manifest.backend not in BACKENDS:
         raise ConfigError(
@@ -134,7 +156,15 @@ def party(
     model: Annotated[Path | None, typer.Option(help="ONNX file, for the model owner.")] = None,
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", metavar="NAME=FILE", help="An input: .npy, .npz, .csv or a fragment."),
+        typer.Option(
+            "--input",
+            metavar="NAME=FILE",
+            help="An input: array, fragment, or what its door reads.",
+        ),
+    ] = None,
+    doors: Annotated[
+        list[str] | None,
+        typer.Option("--door", metavar="NAME=FILE", help="Door file of an input."),
     ] = None,
     fragment_key: Annotated[
         Path | None, typer.Option(help="The owner's CKKS key, for fragments; NAME.ckks by default.")
@@ -166,12 +196,13 @@ def party(
     ] = None,
 ) -> None:
     """Take part in one inference as one party; the others run the same command elsewhere."""
+    memory.keep_freed()
     sealed = Session.load(session)
     sealed.manifest.party(name)
     # an inference is spent once it has begun, so whatever could stop its end is looked at before
     check_writable(report)
     check_writable(output / "x" if output is not None else None, make=True)
-    own = read_inputs(inputs, fragment_key or Path(f"{name}.ckks"))
+    own = read_inputs(inputs, fragment_key or Path(f"{name}.ckks"), doors, sealed.manifest.terms.doors)
     loaded = own_model(model, ranges, comparison_bits, calibration)
     mine = {k for k, owner in sealed.manifest.inputs.items() if owner == name}
     if set(own) != mine:
@@ -319,12 +350,20 @@ def own_model(
     return None
 
 
-def read_inputs(given: list[str] | None, key: Path) -> dict[str, Any]:
-    """Arrays, and fragments, which `key` will open."""
+def read_inputs(
+    given: list[str] | None, key: Path, doors: list[str] | None, agreed: Mapping[str, str]
+) -> dict[str, Any]:
+    """Arrays, through the doors of the session, and fragments, which `key` will open."""
     found: dict[str, Any] = {}
-    for name, file in pairs(given, "--input", InputError, "NAME=FILE").items():
-        at_rest = Path(file).suffix == ".fragment" or is_sealed(file)
-        found[name] = Fragment(Path(file), key) if at_rest else read_array(file)
+    inputs = pairs(given, "--input", InputError, "NAME=FILE")
+    chosen = pairs(doors, "--door", ConfigError, "NAME=FILE")
+    door_command.check_names(chosen, inputs)
+    for name, file in inputs.items():
+        if Path(file).suffix == ".fragment" or is_sealed(file):
+            found[name] = Fragment(Path(file), key)
+        else:
+            door = Path(chosen[name]) if name in chosen else None
+            found[name] = door_command.bring(name, file, door, agreed.get(name))
     return found
 
 
@@ -374,59 +413,6 @@ def read_size(text: str) -> int:
     return int(found[1]) << (10 * " KMGT".index(found[2] or " "))
 
 
-def load_model(
-    path: Path, ranges: list[str] | None, comparison_bits: int | None, calibration: Path | None
-) -> ir.Model:
-    """An ONNX file with the ranges that were typed, which win over those the file carries."""
-    typed: dict[str, tuple[float, float]] = {}
-    for key, text in pairs(ranges, "--range", ConfigError, "NAME=LOW:HIGH").items():
-        low, _, high = text.partition(":")
-        try:
-            typed[key] = (float(low), float(high))
-        except ValueError:
-            raise ConfigError(f"--range {key}={text} is not NAME=LOW:HIGH") from None
-    return from_onnx(
-        path,
-        typed or None,
-        comparison_bits=32 if comparison_bits is None else comparison_bits,
-        calibration=None if calibration is None else read_arrays(calibration),
-    )
-
-
-def pairs(given: list[str] | None, option: str, kind: type[PrivinferError], form: str) -> dict[str, str]:
-    """``NAME=VALUE`` arguments as a dictionary."""
-    found: dict[str, str] = {}
-    for text in given or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key or not value:
-            raise kind(f"{option} {text} is not {form}")
-        if key in found:
-            raise kind(f"{option} names {key} twice")
-        found[key] = value
-    return found
-
-
-def check_writable(path: Path | None, *, make: bool = False) -> None:
-    """Raise ConfigError where a file could not be written; `make` makes its folder."""
-    if path is None:
-        return
-    folder = path.parent
-    if make:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot make folder {folder}: {(error.strerror or '').lower()}") from None
-    if not folder.is_dir():
-        raise ConfigError(f"cannot write {path}: {folder} is not a folder")
-    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise ConfigError(f"cannot write {path}")
-
-
-def write_json(path: Path, content: dict[str, Any] | None) -> None:
-    """Write a report."""
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
 def main() -> None:
     """Entry point: errors become two lines and an exit code."""
     try:
@@ -447,13 +433,6 @@ def main() -> None:
     if code == 130:  # typer turns the key into this code
         complain("stopped", None)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def complain(message: str, hint: str | None) -> None:
-    """Print an error in the house form."""
-    print(f"privinfer: error: {message}", file=sys.stderr)
-    if hint:
-        print(f"privinfer: hint: {hint}", file=sys.stderr)
 
 
 def version(value: bool) -> None:

@@ -122,7 +122,7 @@ def _lines(said: dict[str, Any]) -> list[str]:
         runs = ", ".join(f"{r['run']} ({r['dealt']})" for r in one["runs"]) or "none"
         rows += [
             ("receipt", f"{name}: {one['outcome']}; {when:%Y-%m-%d %H:%M:%S} UTC"),
-            ("", f"runs {runs}; inferences ended {len(one['inferences'])}"),
+            ("", f"runs {runs}; inferences ended {one['inferences']}"),
             ("", f"sent {_amount(one['sent'])}, received {_amount(one['received'])}"),
             ("", f"accounts signed by its peers {one['signed_by_peers']}"),
         ]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privinfer.errors import PrecisionError
-from privinfer.graph import chebyshev, functions, ir
+from privinfer.graph import approx, chebyshev, functions, ir
 from privinfer.graph.emitter import Emitter as Builder
 from privinfer.graph.emitter import Wanted
 from privinfer.graph.fixedpoint import (
@@ -47,6 +47,8 @@ BAND = 16.0  # ratio of the ends of one table of a reciprocal or of a root
 CONSTANT_BITS = 16
 MAX_FRAC_OUT = 56
 MIN_SUM_BITS = 12
+STRETCHES = (3, 7, 15)
+WASTED = 8  # rows by which less than half of a table may be more
 WIDER = 2.0  # how much more of a table costs less than a clamp
 LEAST_VARIANCE_BITS = 4
 LEAST_ROOT_BITS = 20
@@ -85,9 +87,11 @@ def function(b: Builder, x: int, op: ir.Function, node: str) -> int:
     wanted = Wanted(op.name, low, high, error, relative, b.type(x).frac, frac_out(b, frac), tails=tails)
     if op.name in BANDED and 0 < low * BAND < high:
         return banded(b, x, replace(wanted, tails=0.0), frac, node).value
-    (table,) = b.bands(wanted, node)
-    clamped = clamped and not _within(b, x, table)
-    y = lookup(b, _clamp_to(b, x, table, node) if clamped else x, table, frac, node)
+    factor, table = stretched(b, wanted, b.type(x), node)
+    first, last = table.low // factor, table.high // factor
+    clamped = clamped and not _within(b, x, first, last)
+    near = stretch(b, _clamp(b, x, first, last, node) if clamped else x, factor)
+    y = lookup(b, near, table, frac, node)
     slopes = op.left or 0.0, op.right or 0.0
     if not clamped or not any(slopes):
         return y
@@ -111,10 +115,49 @@ def polynomial(b: Builder, x: int, op: ir.Polynomial, node: str) -> int:
     return function(b, x, ir.Function(name, op.low, op.high, error), node)
 
 
-def _within(b: Builder, x: int, table: ir.Tabulated) -> bool:
+def _within(b: Builder, x: int, first: int, last: int) -> bool:
     """Whether a value was clamped to the range of a table before."""
     op = b.steps[x].operation
-    return isinstance(op, Pieces) and op.clamps and table.low <= op.breaks[0] <= op.breaks[1] <= table.high
+    return isinstance(op, Pieces) and op.clamps and first <= op.breaks[0] <= op.breaks[1] <= last
+
+
+def stretched(b: Builder, wanted: Wanted, kind: Type, node: str) -> tuple[int, ir.Tabulated]:
+    """The table of f(x), or one with half as many cells of f(x / c) and the integer c to multiply x with.
+
+    A cell is a power of two wide. A range that is just too long for 2**m cells takes twice as many, of which
+    half are never used; stretched by 7 it fits cells that are 8 times as wide.
+    """
+    low, high = (round(math.ldexp(v, wanted.frac_in)) for v in (wanted.low, wanted.high))
+    room = min(kind.bits - 1, approx.MAX_INPUT_BITS - 1)
+
+    def by(c: int) -> Wanted:
+        ends = (math.ldexp(c * v, -wanted.frac_in) for v in (low, high))
+        return replace(wanted, low=next(ends), high=next(ends), scale=wanted.scale / c)
+
+    others = {c: by(c) for c in STRETCHES if c * max(abs(low), abs(high)) < 1 << room}
+    for c, one in others.items():
+        if one.band(0) in b.tables:
+            return c, b.tables[one.band(0)]
+    known = wanted.band(0) in b.tables
+    (plain,) = b.bands(wanted, node)
+    wasteful = 2 * ((high - low >> plain.step_bits) + 2) <= (1 << plain.cell_bits) + WASTED
+    if known or b.make is None or wanted.name not in functions.FUNCTIONS or not wasteful:
+        return 1, plain
+    for c, one in others.items():
+        try:
+            (table,) = b.make(one)
+        except PrecisionError:
+            continue
+        if approx.cost(table.cell_bits, table.degree) < approx.cost(plain.cell_bits, plain.degree):
+            del b.tables[wanted.band(0)]
+            b.tables[table.key] = table
+            return c, table
+    return 1, plain
+
+
+def stretch(b: Builder, x: int, factor: int) -> int:
+    """`x` times a small integer, in its ring."""
+    return x if factor == 1 else b.change(x, Times((), (factor,), exact=True), b.type(x))
 
 
 def _tails(op: ir.Function) -> float:

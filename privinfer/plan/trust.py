@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from privinfer.backends import ckks, crypten
 from privinfer.session.manifest import Manifest
-from privinfer.session.terms import Release
 
 
 def trust(manifest: Manifest) -> str:
@@ -36,12 +35,6 @@ def sees(manifest: Manifest, name: str) -> list[str]:
     if name == manifest.helper:
         online = "" if manifest.comparison == "fss" else "; blinded comparisons, as good as random to it"
         seen.append("masks, never a masked value" + online)
-    how = said_of(manifest.terms.release)
+    how = manifest.terms.release.words
     seen.extend(f"the result {k}{how}" for k, receiver in manifest.receivers.items() if receiver == name)
     return seen
-
-
-def said_of(release: Release) -> str:
-    """How a result is limited, as words behind its name."""
-    rounded = f", rounded to {release.decimals} decimals" if release.decimals is not None else ""
-    return rounded + (", noised" if release.noisy else "")

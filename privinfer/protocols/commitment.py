@@ -67,7 +67,9 @@ def digest_of(values: npt.NDArray[np.float64]) -> bytes:
     """SHA-256 of an array: its shape and its numbers as little-endian float64 in C order."""
     array = np.ascontiguousarray(values, dtype="<f8")
     head = f"privinfer/array/1:{','.join(map(str, array.shape))}:".encode()
-    return hashlib.sha256(head + array.tobytes()).digest()
+    digest = hashlib.sha256(head)
+    digest.update(array.data if array.size else b"")  # without a copy
+    return digest.digest()
 
 
 def digest_of_weights(model: ir.Model) -> bytes:

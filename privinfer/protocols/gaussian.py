@@ -17,7 +17,7 @@ import secrets
 import numpy as np
 import numpy.typing as npt
 
-MAX_SIGMA = 1 << 52
+MAX_SIGMA = 1 << 58  # 32 times as much still fits a signed word
 
 
 def bernoulli_exp(numerator: int, denominator: int) -> bool:

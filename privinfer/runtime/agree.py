@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
-from privinfer.errors import ProtocolViolation
+from privinfer.errors import ConfigError, ProtocolViolation
 from privinfer.graph import ir
+from privinfer.protocols.commitment import Opening, digest_of_weights
 from privinfer.runtime.alike import Alike
 from privinfer.runtime.greeting import STATEMENTS
 from privinfer.runtime.post import Office
@@ -17,6 +19,40 @@ from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest
 
 Verify = Callable[[str, bytes, bytes], None]
+
+
+def commit_to_weights(
+    manifest: Manifest, model: ir.Model | None, opening: Opening | None
+) -> tuple[Opening, bytes] | None:
+    """The model owner's commitment: the one the session names, or a new one for this join.
+
+    Raises
+    ------
+    ConfigError
+        The opening is missing, or opens no commitment of the session to this model.
+    """
+    wanted = manifest.terms.weights
+    if model is None:
+        if opening is not None:
+            raise ConfigError("an opening goes with the model", hint="that is the model owner's")
+        return None
+    digest = digest_of_weights(model)
+    if opening is None:
+        if wanted is not None:
+            raise ConfigError(
+                "the session names a commitment to the weights, and their opening is missing",
+                culprit=manifest.model_owner,
+                hint="bring what `privinfer commit` wrote: --opening FILE",
+            )
+        opening = Opening.fresh(digest)
+    commitment = opening.commit("weights", digest, manifest.model)
+    if wanted is not None and not hmac.compare_digest(commitment, bytes.fromhex(wanted)):
+        raise ConfigError(
+            "the session names a commitment to other weights, or with another opening",
+            culprit=manifest.model_owner,
+            hint="bring model and opening from which terms.weights was made",
+        )
+    return opening, commitment
 
 
 class Joining:

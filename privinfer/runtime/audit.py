@@ -307,8 +307,9 @@ class Audit:
                 found[peer] = "not checked: it got the weights in an earlier join"
                 continue
             for send in (one for one in sends if party[one.to] == peer):
+                data = bytes(send.data)
                 if not any(
-                    message[0].fields[3] & _STEP == send.step and self._same(send.data, peer, at, message)
+                    message[0].fields[3] & _STEP == send.step and self._same(data, peer, at, message)
                     for at, message in messages
                 ):
                     raise IntegrityError(
@@ -336,10 +337,7 @@ class Audit:
             if sent and not all(peer in leg.peers for _, leg in places):
                 continue
             starts = _starts(one, other, sent=sent)
-            found = [
-                (starts[k], list(Entry.split(_side(leg, sent).get(other, b""))), leg.number)
-                for k, leg in places
-            ]
+            found = [(starts[k], list(Entry.split(_side(leg, sent).get(other, b""))), k) for k, leg in places]
             return found, f"by {peer}'s receipt" if holder == peer else f"as {peer} signed"
         return [], ""
 

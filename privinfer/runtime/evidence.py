@@ -126,7 +126,6 @@ class Evidence:
 
     def receipt(
         self,
-        running: int,
         missing: set[str],
         error: PrivinferError | None = None,
         joint: PublicKey | None = None,
@@ -143,7 +142,7 @@ class Evidence:
             keys,
             self._transcript.started,
             self._entered,
-            self._transcript.legs(running),
+            self._transcript.legs(),
             sorted(missing),
             None if joint is None else joint.digest(),
             None if error is None else error.code,
@@ -152,7 +151,6 @@ class Evidence:
 
     def write(
         self,
-        running: int,
         missing: set[str],
         error: PrivinferError | None,
         weights: Opening | None,
@@ -165,7 +163,7 @@ class Evidence:
         ConfigError
             A file cannot be written.
         """
-        found = None if self.path is None else self.receipt(running, missing, error, joint)
+        found = None if self.path is None else self.receipt(missing, error, joint)
         if self.path is None or found is None:
             return
         if self._inputs or weights is not None:

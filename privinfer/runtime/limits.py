@@ -7,7 +7,7 @@ from typing import Any
 
 from privinfer.backends import ckks
 from privinfer.backends.base import Table
-from privinfer.backends.mpc import Mpc, release, roles
+from privinfer.backends.mpc import Mpc, release
 from privinfer.errors import ConfigError
 from privinfer.protocols.privacy import Charge
 from privinfer.runtime.budget import Account, BudgetLedger
@@ -51,8 +51,8 @@ def refuse(backend: str, terms: Release, wires: bool) -> None:
     if wires:
         return
     hint = 'mpc can, and ckks with nonlinear = "exact"'
-    if terms.noisy:
-        raise ConfigError(f"backend {backend} adds no noise to results", hint=hint)
+    if terms.noisy and backend != ckks.NAME:
+        raise ConfigError(f"backend {backend} adds no noise to results", hint="mpc and ckks do")
     if terms.decimals is not None:
         raise ConfigError(f"backend {backend} cannot round results before they are shown", hint=hint)
 
@@ -112,9 +112,7 @@ def describe(manifest: Manifest, table: Table, keeper: Keeper | None) -> dict[st
     said: dict[str, Any] = {"decimals": terms.decimals, "grid_bits": terms.grid}
     if terms.noisy:
         said |= {"epsilon": terms.epsilon, "delta": terms.delta, "sensitivity": terms.sensitivity}
-        program = roles.compile_for(table)
-        costs = release.noises(program, table)
-        said["sigma"] = {op.output: costs[s.index].deviation for s, op in program.reveals()}
+        said["sigma"] = release.deviations(table) if on_wires(manifest) else ckks.noise(table)
     if terms.limited:
         said["counted_by"] = list(keepers(manifest))
     if keeper is not None:

@@ -194,7 +194,7 @@ def run_local(
         check_fragments(backend, fragments, len(next(iter(checked.values()))) if checked else None)
         if with_reference:
             raise ConfigError("a fragment has no clear values to run the reference with")
-    terms = Terms(release=read_release(release or {}))
+    terms = Terms(release=_read_release(release or {}))
     limits.refuse(backend, terms.release, backend == Mpc.name or nonlinear == ckks.EXACT)
     if backend == "plain" and (consent is not None or opening is not None):
         raise ConfigError("a consent and an opening go with parties, and backend plain has none")
@@ -249,15 +249,16 @@ def run_local(
     return result
 
 
-def read_release(given: Mapping[str, Any]) -> Release:
+def _read_release(given: Mapping[str, Any]) -> Release:
     """Terms of release from a mapping; ConfigError names what is not one."""
     known = {f.name for f in dataclasses.fields(Release)}
     for name in set(given) - known:
         raise ConfigError(f"release has no {name!r}", hint=f"known: {', '.join(sorted(known))}")
-    try:
-        return Release(**given)
-    except TypeError:
-        raise ConfigError("release holds something that is no number") from None
+    for name, value in given.items():
+        whole = name in ("decimals", "answers")
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise ConfigError(f"release.{name} is no {'whole number' if whole else 'number'}")
+    return Release(**given)
 
 
 def _rows(model: ir.Model, inputs: Inputs) -> dict[str, dict[str, Any]]:

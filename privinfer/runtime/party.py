@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import hmac
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,10 +31,10 @@ from privinfer.errors import ConfigError, InputError, IntegrityError, PrivinferE
 from privinfer.graph import ir
 from privinfer.plan.cost import declared_run
 from privinfer.protocols.ckks.release import Record
-from privinfer.protocols.commitment import Opening, digest_of_weights
+from privinfer.protocols.commitment import Opening
 from privinfer.protocols.randomness import Scope
 from privinfer.runtime import chunks, consents, engage, evidence, limits, report
-from privinfer.runtime.agree import Joining
+from privinfer.runtime.agree import Joining, commit_to_weights
 from privinfer.runtime.ahead import (
     agreed,
     check_whole,
@@ -62,6 +60,7 @@ from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest
 from privinfer.transport.endpoint import Endpoint
 from privinfer.transport.frames import Kind
+from privinfer.transport.mesh import Listener
 from privinfer.transport.tls import connect
 
 Watcher = Callable[[Role, Phase, Progress], None]
@@ -114,7 +113,8 @@ class Session:
         *,
         model: ir.Model | None = None,
         progress: Watcher | None = None,
-        listener: socket.socket | None = None,
+        listener: Listener | None = None,
+        shared: bool = False,
         store: str | os.PathLike[str] | Store | None = None,
         opening: str | os.PathLike[str] | Opening | None = None,
         receipt: str | os.PathLike[str] | None = None,
@@ -133,8 +133,10 @@ class Session:
             Required of the model owner and of nobody else.
         progress : callable, optional
             Told how far each phase is.
-        listener : socket, optional
+        listener : Listener, optional
             Listening socket to use in place of the address in the session file.
+        shared : bool
+            The others are reached at ports that serve many sessions: ``privinfer serve``.
         store : path or Store, optional
             Where what was dealt ahead lies, or will; see :meth:`Party.deal`. Used when all parties that
             keep something brought theirs.
@@ -166,12 +168,12 @@ class Session:
         manifest = self.manifest
         if not isinstance(identity, Identity):
             identity = Identity.load(identity)
-        if opening is not None and not isinstance(opening, Opening):
-            opening = Opening(weights_opening.read(opening, identity).secret)
         if store is not None and not isinstance(store, Store):
             store = Store(store, manifest.digest(), name)
         try:
             check_part(manifest, name, identity, model)
+            if opening is not None and not isinstance(opening, Opening):
+                opening = Opening(weights_opening.read(opening, identity).secret)
             commit_to_weights(manifest, model, opening)
             evidence.check(manifest, receipt)
             limits.check(manifest, name, ledger)
@@ -183,6 +185,7 @@ class Session:
                 bytes.fromhex(manifest.session),
                 manifest.connect_timeout,
                 listener,
+                shared=shared,
                 stall_timeout=manifest.deadline,
             )
         except BaseException:
@@ -202,40 +205,6 @@ class Session:
             ledger=ledger,
             uses=spent,
         )
-
-
-def commit_to_weights(
-    manifest: Manifest, model: ir.Model | None, opening: Opening | None
-) -> tuple[Opening, bytes] | None:
-    """The model owner's commitment: the one the session names, or a new one for this join.
-
-    Raises
-    ------
-    ConfigError
-        The opening is missing, or opens no commitment of the session to this model.
-    """
-    wanted = manifest.terms.weights
-    if model is None:
-        if opening is not None:
-            raise ConfigError("an opening goes with the model", hint="that is the model owner's")
-        return None
-    digest = digest_of_weights(model)
-    if opening is None:
-        if wanted is not None:
-            raise ConfigError(
-                "the session names a commitment to the weights, and their opening is missing",
-                culprit=manifest.model_owner,
-                hint="bring what `privinfer commit` wrote: --opening FILE",
-            )
-        opening = Opening.fresh(digest)
-    commitment = opening.commit("weights", digest, manifest.model)
-    if wanted is not None and not hmac.compare_digest(commitment, bytes.fromhex(wanted)):
-        raise ConfigError(
-            "the session names a commitment to other weights, or with another opening",
-            culprit=manifest.model_owner,
-            hint="bring model and opening from which terms.weights was made",
-        )
-    return opening, commitment
 
 
 def check_part(manifest: Manifest, name: str, identity: Identity, model: ir.Model | None) -> None:
@@ -730,7 +699,7 @@ class Party:
             return
         office, joint = self._office, ckks.joint_key(self._players.values())
         try:
-            self._evidence.write(office.inference, office.missing, self._failed, self._opening, joint)
+            self._evidence.write(office.missing, self._failed, self._opening, joint)
         except ConfigError as error:
             if self._failed is None:
                 raise

@@ -93,13 +93,12 @@ class _Side:
         self.legs = [bytearray()]
         self.ends: list[Mark] = []
 
-    def end(self) -> None:
-        self.ends.append(self.mark)
-        self.legs.append(bytearray())
-
-    def at(self, leg: int) -> Mark:
-        """Where it stands at the end of a leg, or now where that is not over."""
-        return self.ends[leg] if leg < len(self.ends) else self.mark
+    def end(self, number: int) -> Mark:
+        """Where it stands at the end of an inference; says so once, and goes on with the next."""
+        if len(self.ends) == number:
+            self.ends.append(self.mark)
+            self.legs.append(bytearray())
+        return self.ends[number]
 
 
 class Transcript:
@@ -139,7 +138,6 @@ class Transcript:
         self._began = time.monotonic_ns()
         self._sent = {peer: _Side(begin(session, name, peer)) for peer in peers}
         self._received = {peer: _Side(begin(session, peer, name)) for peer in peers}
-        self._numbers: list[int] = []
         self._own: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
         self._theirs: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
         self._entries = 0
@@ -180,24 +178,23 @@ class Transcript:
 
     def check_room(self) -> None:
         """Raise ConfigError where another run would not fit into the receipt."""
-        if self._keep and (self._entries >= MAX_ENTRIES // 2 or len(self._numbers) >= MAX_LEGS):
+        if self._keep and (self._entries >= MAX_ENTRIES // 2 or len(self._own) >= MAX_LEGS):
             raise ConfigError("the receipt of this join is full", hint="join again")
 
     # -- ends of inferences ----------------------------------------------------------------------
 
     def claims(self, number: int, word: bytes) -> dict[str, bytes]:
         """What this party's DONE says to each peer: the word, and where both chains stand, signed."""
-        leg = len(self._numbers)
-        self._numbers.append(number)
         found = {}
         for peer, side in self._sent.items():
-            side.end()
-            claim = Claim(word, side.ends[leg], self._received[peer].at(leg))
+            # What a peer sends after this counts for the next inference: an honest one sends nothing, and no
+            # other can make this party's receipt contradict what it signs here.
+            claim = Claim(word, side.end(number), self._received[peer].end(number))
             signature = self._sign(
                 claim.signed(self._session, number, self.name, peer, self.keys[peer].check())
             )
             found[peer] = Claim(word, claim.sent, claim.received, signature).pack()
-        self._own[leg] = dict(found)
+        self._own[number] = dict(found)
         return found
 
     def ended(self, peer: str, number: int, data: bytes) -> bytes:
@@ -213,10 +210,8 @@ class Transcript:
         claim = Claim.parse(data, peer)
         message = claim.signed(self._session, number, peer, self.name, self.keys[peer].check())
         self._verify(peer, message, claim.signature)
-        side = self._received[peer]
-        leg = len(side.ends)
-        side.end()
-        self._theirs[leg][peer] = data
+        self._received[peer].end(number)
+        self._theirs[number][peer] = data
         return claim.word
 
     def compare(self, peers: set[str]) -> None:
@@ -227,10 +222,11 @@ class Transcript:
         ProtocolViolation
             A peer signed another account; it is kept for the receipt.
         """
-        leg = len(self._numbers) - 1
+        number = max(self._own)
         for peer in sorted(peers):
-            claim = Claim.parse(self._theirs[leg][peer], peer)
-            if (claim.received, claim.sent) != (self._sent[peer].ends[leg], self._received[peer].ends[leg]):
+            claim = Claim.parse(self._theirs[number][peer], peer)
+            own = self._sent[peer].ends[number], self._received[peer].ends[number]
+            if (claim.received, claim.sent) != own:
                 raise ProtocolViolation(
                     "signed another account of what was sent than this party's",
                     culprit=peer,
@@ -239,18 +235,16 @@ class Transcript:
 
     # -- afterwards ------------------------------------------------------------------------------
 
-    def legs(self, running: int) -> list[Leg]:
-        """Everything noted; `running` is the number of the inference that has not ended."""
-        count = 1 + max([len(self._numbers), *(len(s.ends) for s in self._received.values())])
+    def legs(self) -> list[Leg]:
+        """Everything noted, also of an inference that has not ended."""
+        sides = (*self._sent.values(), *self._received.values())
         found = []
-        for k in range(count):
-            ended = k < len(self._numbers)
+        for k in range(max(len(side.legs) for side in sides)):
             sent, received = (
-                {peer: bytes(side.legs[k]) for peer, side in sides.items() if side.legs[k:] and side.legs[k]}
-                for sides in (self._sent, self._received)
+                {peer: bytes(side.legs[k]) for peer, side in chains.items() if side.legs[k:] and side.legs[k]}
+                for chains in (self._sent, self._received)
             )
-            number = self._numbers[k] if ended else running + k - len(self._numbers)
-            leg = Leg(number, sent, received, self._own[k], self._theirs[k])
-            if ended or sent or received or leg.peers:
+            leg = Leg(sent, received, self._own.get(k, {}), self._theirs.get(k, {}))
+            if sent or received or leg.own or leg.peers:
                 found.append(leg)
         return found

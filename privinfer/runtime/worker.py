@@ -20,7 +20,7 @@ from typing import IO, Any
 from privinfer.backends.base import Phase, Progress, Role
 from privinfer.errors import PrivinferError
 from privinfer.protocols.commitment import Opening
-from privinfer.runtime import pipes
+from privinfer.runtime import memory, pipes
 from privinfer.runtime.party import Session
 from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest
@@ -29,6 +29,7 @@ from privinfer.transport.mesh import listen
 
 def main() -> int:
     """Play one party from its parent's messages."""
+    memory.keep_freed()
     name = sys.argv[1]
     said = os.fdopen(os.dup(1), "wb")
     heard = os.fdopen(os.dup(0), "rb")

@@ -133,10 +133,10 @@ def commitments(receipt: Receipt, run: int) -> dict[str, bytes]:
 
 
 def legs_of(receipt: Receipt, run: int) -> list[tuple[int, Leg]]:
-    """The legs of a run, with their places in the receipt; several where it went in chunks."""
+    """The legs of a run with their numbers; several where it went in chunks."""
     later = [one.run for one in receipt.entered if one.run > run]
-    end = min(later, default=1 << 64)
-    return [(k, leg) for k, leg in enumerate(receipt.legs) if run <= leg.number < end]
+    end = min(later, default=len(receipt.legs))
+    return list(enumerate(receipt.legs))[run:end]
 
 
 def summary(comparison: Comparison) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _of(one: Receipt) -> dict[str, Any]:
         "code": one.code,
         "culprit": one.culprit,
         "runs": [{"run": e.run, "dealt": e.dealt} for e in one.entered],
-        "inferences": [leg.number for leg in one.legs if leg.own],
+        "inferences": sum(1 for leg in one.legs if leg.own),
         "started": one.started / 1e6,
         "sent": {"messages": counts[True], "bytes": sizes[True]},
         "received": {"messages": counts[False], "bytes": sizes[False]},

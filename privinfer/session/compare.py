@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 
 from privinfer.errors import ConfigError
 from privinfer.session.receipt import Claim, Entry, Leg, Mark, Receipt
@@ -128,19 +128,13 @@ def _alone(one: Receipt) -> list[Finding]:
             theirs = _claim(leg.peers, peer)
             own = _claim(leg.own, peer)
             if own is not None and (own.sent, own.received) != (sent[k], received[k]):
-                found.append(_convicted(one.party, peer, leg.number, k))
+                found.append(_convicted(one.party, peer, k))
                 break
             if theirs is not None and (theirs.received, theirs.sent) != (sent[k], received[k]):
-                where = f"at the end of inference {leg.number}"
+                where = f"at the end of inference {k}"
                 text = f"{one.party}'s receipt is not what {peer} signed for {one.party} {where}"
                 found.append(Finding(text, (one.party, peer), None, k))
                 break
-        numbers = [leg.number for leg in one.legs]
-        if any(b <= a for a, b in pairwise(numbers)):
-            found.append(
-                Finding(f"{one.party}'s receipt has inferences out of order", (one.party,), one.party)
-            )
-            break
     return found
 
 
@@ -150,12 +144,12 @@ def _held(author: Receipt, holder: Receipt) -> list[Finding]:
     for k, (leg, sent, received) in enumerate(zip(holder.legs, *pair, strict=False)):
         claim = _claim(leg.peers, author.party)
         if claim is not None and (claim.sent, claim.received) != (sent, received):
-            return [_convicted(author.party, holder.party, leg.number, k)]
+            return [_convicted(author.party, holder.party, k)]
     return []
 
 
-def _convicted(party: str, peer: str, number: int, leg: int) -> Finding:
-    text = f"{party}'s receipt is not what {party} signed for {peer} at the end of inference {number}"
+def _convicted(party: str, peer: str, leg: int) -> Finding:
+    text = f"{party}'s receipt is not what {party} signed for {peer} at the end of inference {leg}"
     return Finding(text, (party,), party, leg)
 
 

@@ -446,6 +446,9 @@ def _validate_roles(m: Manifest) -> None:
         for key, name in table.items():
             _check_key(title, key)
             take(f"{title}.{key}", name)
+    for name in m.terms.doors:
+        if name not in m.inputs:
+            raise ConfigError(f"terms.doors names {name!r}, which is no input")
     if m.terms.consent is not None:
         take("terms.consent", m.terms.consent)
         if m.terms.weights is None:
@@ -599,6 +602,7 @@ def _terms(table: _Table) -> Terms:
         weights=table.text("weights") if table.has("weights") else None,
         receipts=table.flag("receipts") if table.has("receipts") else False,
         release=release,
+        doors=table.table("doors").mapping(MAX_INPUTS) if table.has("doors") else {},
     )
     table.finish()
     return terms
@@ -760,6 +764,9 @@ def _terms_lines(terms: Terms) -> list[str]:
             value = getattr(terms.release, key)
             if value != getattr(Release(), key):
                 lines.append(f"{key} = {value!r}")
+    if terms.doors:
+        lines += ["", "[terms.doors]"]
+        lines += [f"{_key(name)} = {_quote(door)}" for name, door in terms.doors.items()]
     return lines
 
 

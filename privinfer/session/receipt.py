@@ -135,12 +135,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """What went to and fro until the end of one inference, the joining before the first included.
+    """What went to and fro until the end of one inference; its number is its place, counted from 0.
 
     Attributes
     ----------
-    number : int
-        Of the inference.
     sent, received : dict
         Peer to entries, ENTRY_BYTES each.
     own, peers : dict
@@ -148,7 +146,6 @@ class Leg:
         empty where the inference did not end.
     """
 
-    number: int
     sent: dict[str, bytes] = field(default_factory=dict)
     received: dict[str, bytes] = field(default_factory=dict)
     own: dict[str, bytes] = field(default_factory=dict)
@@ -218,13 +215,7 @@ class Receipt:
                     for e in self.entered
                 ],
                 "legs": [
-                    {
-                        "number": k.number,
-                        "sent": k.sent,
-                        "received": k.received,
-                        "own": k.own,
-                        "peers": k.peers,
-                    }
+                    {"sent": k.sent, "received": k.received, "own": k.own, "peers": k.peers}
                     for k in self.legs
                 ],
                 "missing": self.missing,
@@ -390,9 +381,8 @@ def _entered(value: Any, what: str) -> Entered:
 
 def _leg(value: Any, what: str) -> Leg:
     fields = canonical.Fields(value, what)
-    number = fields.take("number", int)
     sent, received = _bytes(fields, "sent", what), _bytes(fields, "received", what)
-    leg = Leg(number, sent, received, _bytes(fields, "own", what), _bytes(fields, "peers", what))
+    leg = Leg(sent, received, _bytes(fields, "own", what), _bytes(fields, "peers", what))
     fields.finish()
     if any(len(data) % ENTRY_BYTES for data in (*sent.values(), *received.values())):
         raise ProtocolViolation(f"{what} has a chain that was cut off")
@@ -432,12 +422,12 @@ def _check_signatures(receipt: Receipt, identities: Mapping[str, PublicIdentity]
             message = spoken(name, context, hashlib.sha256(content).digest())
             identities[name].verify(message, one.signatures[name])
     own = receipt.party
-    for leg in receipt.legs:
+    for number, leg in enumerate(receipt.legs):
         for claims, speaks in ((leg.own, True), (leg.peers, False)):
             for peer, data in claims.items():
                 speaker, hearer = (own, peer) if speaks else (peer, own)
                 claim = Claim.parse(data, speaker)
-                message = claim.signed(session, leg.number, speaker, hearer, receipt.keys[peer])
+                message = claim.signed(session, number, speaker, hearer, receipt.keys[peer])
                 identities[speaker].verify(message, claim.signature)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 from privinfer.errors import ConfigError
 from privinfer.session.canonical import Value
@@ -62,6 +63,12 @@ class Release:
         return 0.0 if self.grid is None else 2.0 ** -(self.grid + 1) + 10.0**-self.decimals / 2  # type: ignore[operator]
 
     @property
+    def words(self) -> str:
+        """How a result is limited, to be said behind its name."""
+        rounded = "" if self.decimals is None else f", rounded to {self.decimals} decimals"
+        return rounded + (", noised" if self.noisy else "")
+
+    @property
     def noisy(self) -> bool:
         """Whether noise is added."""
         return self.epsilon > 0
@@ -105,6 +112,8 @@ class Terms:
         Whether every party keeps a signed transcript.
     release : Release
         What may leave for receivers.
+    doors : dict
+        From the name of an input to the digest of the door it comes through, hex: how it is prepared.
     """
 
     purpose: str = ""
@@ -113,6 +122,7 @@ class Terms:
     weights: str | None = None
     receipts: bool = False
     release: Release = Release()
+    doors: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.purpose) > MAX_PURPOSE or not self.purpose.isprintable():
@@ -121,6 +131,12 @@ class Terms:
             raise ConfigError("terms.expires has no time zone", hint="for example 2027-01-31T12:00:00Z")
         if self.weights is not None and not _HEX64.fullmatch(self.weights):
             raise ConfigError("terms.weights is not 64 lower-case hex digits")
+        for name, door in self.doors.items():
+            if not _HEX64.fullmatch(door):
+                raise ConfigError(
+                    f"terms.doors.{name} is not 64 lower-case hex digits",
+                    hint="`privinfer door show` prints a door's digest",
+                )
         if self.consent is not None and not self.purpose:
             raise ConfigError("terms.purpose is missing, and a consent names one")
 
@@ -140,5 +156,6 @@ class Terms:
             "consent": self.consent,
             "weights": self.weights,
             "receipts": self.receipts,
+            "doors": dict(self.doors),
         }
         return said | {"release": {f.name: getattr(self.release, f.name) for f in fields(Release)}}

@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cbor2
+import numpy as np
+import numpy.typing as npt
 
 from privinfer.errors import ProtocolViolation, ReplayError, TransportError
 
@@ -163,7 +165,7 @@ class Decoder:
         self._peer = peer
         self._max = max_frame
         self._header = bytearray(HEADER_BYTES)
-        self._payload: bytearray | None = None
+        self._payload: npt.NDArray[np.uint8] | None = None
         self._filled = 0
         self._length = 0
         self._fields: tuple[Kind, int, int, int] = (Kind.DATA, 0, 0, 0)
@@ -175,13 +177,13 @@ class Decoder:
 
     def want(self) -> memoryview:
         """Where the next bytes belong; never empty."""
-        target = self._header if self._payload is None else self._payload
-        return memoryview(target)[self._filled :]
+        target = memoryview(self._header) if self._payload is None else self._payload.data
+        return target[self._filled :]
 
     def advance(self, count: int) -> Frame | None:
         """Note that ``count`` bytes were written into :meth:`want`.
 
-        The view must have been released: the buffer may move.
+        Ask for a new view afterwards: the buffer may have moved.
 
         Returns
         -------
@@ -203,15 +205,16 @@ class Decoder:
             self._filled = 0
             if self._length == 0:
                 return Frame(*self._fields, b"")
-            self._payload = bytearray(min(self._length, _FIRST_PIECE))
+            self._payload = np.empty(min(self._length, _FIRST_PIECE), dtype=np.uint8)
             return None
         if self._filled < len(self._payload):
             return None
         if self._filled < self._length:
-            grown = min(self._length, 2 * len(self._payload))
-            self._payload.extend(bytes(grown - len(self._payload)))
+            grown = np.empty(min(self._length, 2 * len(self._payload)), dtype=np.uint8)
+            grown[: self._filled] = self._payload
+            self._payload = grown
             return None
-        payload = memoryview(self._payload).toreadonly()
+        payload = self._payload.data.toreadonly()
         self._payload, self._filled = None, 0
         return Frame(*self._fields, payload)
 

@@ -8,6 +8,7 @@ sends a greeting, an empty HELLO that proves the session; it is not counted and 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import selectors
@@ -17,6 +18,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from privinfer.errors import ConfigError, PrivinferError, ReplayError, TransportError
 from privinfer.transport.frames import HEADER_BYTES, Decoder, Frame, Kind, encode, encode_abort, header
@@ -24,6 +26,10 @@ from privinfer.transport.link import Link, certificate_der, tls_context, why
 
 #: Name, host, port and certificate (PEM) of a party.
 Address = tuple[str, str, int, str]
+
+#: How a connection to a port that serves many sessions begins; the session's hash follows.
+PREFACE = b"PIR1"
+PREFACE_BYTES = 20
 
 _HANDSHAKE_S = 10.0  # a dialler that has not proved itself by then is dropped
 _ATTEMPT_S = 5.0
@@ -37,6 +43,27 @@ _REFUSED_US = re.compile(
 )
 
 
+class Listener(Protocol):
+    """What connections are accepted from: a listening socket, or one session's part of a shared one."""
+
+    def fileno(self) -> int:
+        """Readable when a connection waits."""
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """Take a connection."""
+
+    def setblocking(self, flag: bool, /) -> None:
+        """Whether accept may block."""
+
+    def close(self) -> None:
+        """Take no more."""
+
+
+def preface(session: bytes) -> bytes:
+    """What a connection of this session to a shared port begins with."""
+    return PREFACE + hashlib.sha256(b"privinfer route 1:" + session).digest()[: PREFACE_BYTES - len(PREFACE)]
+
+
 class Mesh:
     """Makes the connections of one party; every thread and socket it starts is gone when it ends."""
 
@@ -48,8 +75,11 @@ class Mesh:
         session: bytes,
         connect_timeout: float,
         max_frame: int,
+        *,
+        shared: bool = False,
     ) -> None:
         self.name = name
+        self.preface = preface(session) if shared else b""
         self.timeout = connect_timeout
         self.deadline = time.monotonic() + connect_timeout
         self.max_frame = max_frame
@@ -85,7 +115,7 @@ class Mesh:
 
     # -- the party's own thread ------------------------------------------------------------------
 
-    def run(self, listener: socket.socket | None) -> dict[str, Link]:
+    def run(self, listener: Listener | None) -> dict[str, Link]:
         """Dial the earlier parties, admit the later ones, return the links in the order of the list."""
         try:
             for address in self.earlier:
@@ -101,14 +131,14 @@ class Mesh:
         finally:
             self.end()
 
-    def _admit(self, listener: socket.socket | None) -> None:
+    def _admit(self, listener: Listener | None) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self.wake_r, selectors.EVENT_READ)
             if listener is not None:
                 selector.register(listener, selectors.EVENT_READ)
             self._wait(selector, listener)
 
-    def _wait(self, selector: selectors.BaseSelector, listener: socket.socket | None) -> None:
+    def _wait(self, selector: selectors.BaseSelector, listener: Listener | None) -> None:
         while True:
             with self.lock:
                 if self.failure is not None:
@@ -124,7 +154,7 @@ class Mesh:
                 elif listener is not None:
                     self._accept(listener)
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: Listener) -> None:
         try:
             sock, _ = listener.accept()
         except OSError:  # gone again, or no descriptor left: the next round tries again
@@ -279,6 +309,8 @@ class Mesh:
             sock.connect(address)  # type: ignore[arg-type]
             if sock.getsockname() == sock.getpeername():
                 raise ConnectionRefusedError("met itself")  # TCP can, on a loopback port nobody listens on
+            if self.preface:
+                sock.sendall(self.preface)
             link = Link(sock, self.client, server=False)
             if self._handshake(link, peer) != self.ders[peer]:
                 raise _mismatch(peer)

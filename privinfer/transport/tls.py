@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from privinfer.errors import ConfigError, PrivinferError, TransportError
 from privinfer.transport.endpoint import Counters, Endpoint, Inbox
 from privinfer.transport.frames import MAX_FRAME, SESSION_BYTES, Decoder, Frame, Kind, byte_view, header
 from privinfer.transport.link import Link, why
-from privinfer.transport.mesh import Address, Mesh, listen
+from privinfer.transport.mesh import Address, Listener, Mesh, listen
 
 _LINGER_S = 1.0  # how long close() waits for peers to read what was sent last
 
@@ -142,8 +141,9 @@ def connect(
     parties: Sequence[Address],
     session: bytes,
     connect_timeout: float,
-    listener: socket.socket | None = None,
+    listener: Listener | None = None,
     *,
+    shared: bool = False,
     stall_timeout: float = 60.0,
     max_frame: int = MAX_FRAME,
 ) -> TLSEndpoint:
@@ -161,9 +161,11 @@ def connect(
         Session identifier, 16 bytes.
     connect_timeout : float
         Seconds within which all must have come.
-    listener : socket.socket, optional
+    listener : Listener, optional
         Listening socket to use in place of this party's own address (behind NAT, or inherited). It is
         closed in any case.
+    shared : bool
+        The ports dialled serve many sessions (:mod:`privinfer.transport.router`).
     stall_timeout : float
         Seconds after which a send fails if the peer takes nothing.
     max_frame : int
@@ -187,7 +189,7 @@ def connect(
             raise ConfigError("session identifier must have 16 bytes")
         if connect_timeout <= 0 or stall_timeout <= 0:
             raise ConfigError("timeouts must be positive")
-        mesh = Mesh(name, private_and_cert_pem, parties, session, connect_timeout, max_frame)
+        mesh = Mesh(name, private_and_cert_pem, parties, session, connect_timeout, max_frame, shared=shared)
         try:
             if listener is None and mesh.later:
                 _, host, port, _ = parties[names.index(name)]

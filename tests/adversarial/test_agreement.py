@@ -10,6 +10,7 @@ import pytest
 
 from privinfer.errors import ConfigError, IntegrityError, ProtocolViolation
 from privinfer.protocols.commitment import Opening, digest_of, digest_of_weights
+from privinfer.protocols.sealing import ReceiverKey
 from privinfer.runtime import engage, party
 from privinfer.runtime.greeting import SIGNATURES, STATEMENTS
 from privinfer.runtime.post import GREETINGS
@@ -103,6 +104,28 @@ def test_two_parties_are_told_different_commitments():
     everybody(play.run(), ProtocolViolation, LIAR, "different things", but=(LIAR,))
 
 
+def with_key(monkeypatch, party, key):
+    """Let one party say this key in its engagement."""
+    original = engage.make_key
+
+    def make_key(private, manifest, name):
+        return key if name == party else original(private, manifest, name)
+
+    monkeypatch.setattr(engage, "make_key", make_key)
+
+
+@pytest.mark.parametrize("key", [None, bytes(32), bytes(31), b"\1" + bytes(31)])
+def test_a_receiver_without_a_proper_key(key, monkeypatch):
+    """None, a point of low order, too short: its results could be sealed to nobody or to everybody."""
+    with_key(monkeypatch, "patient", key)
+    everybody(stage.Play().run(), ProtocolViolation, "patient", "key")
+
+
+def test_a_key_of_a_party_that_receives_nothing(monkeypatch):
+    with_key(monkeypatch, LIAR, ReceiverKey.fresh().public)
+    everybody(stage.Play().run(), ProtocolViolation, LIAR, "unknown field 'key'")
+
+
 def test_somebody_else_is_framed():
     """Who shows a statement that nobody made is named, not the party it blames."""
 
@@ -163,9 +186,11 @@ def test_the_weights_are_those_of_the_session(monkeypatch):
     digest = digest_of_weights(model)
     right = opening.commit("weights", digest, model.architecture.digest()).hex()
     base = stage.manifest(terms=Terms(weights=right))
-    other = Opening.fresh(digest)
+    for outcome in stage.Play(base=base, openings={stage.E1: opening}).run().values():
+        assert outcome.error is None
+    other = Opening.fresh(b"")  # another salt, another commitment, and an owner that does not look
     lie = other, other.commit("weights", digest, model.architecture.digest())
-    monkeypatch.setattr(party, "commit_to_weights", lambda m, model, o: None if model is None else lie)
+    monkeypatch.setattr(party, "commit_to_weights", lambda m, own, opening: None if own is None else lie)
     outcomes = stage.Play(base=base).run()
     everybody(outcomes, ProtocolViolation, stage.E1, "other weights", but=(stage.E1,))
 

@@ -24,7 +24,7 @@ from privinfer.runtime.store import Store
 from privinfer.runtime.transcript import TagKey, Transcript
 from privinfer.session import opening, receipt
 from privinfer.session.compare import compare
-from privinfer.session.receipt import CLAIM_BYTES, CORE, ENTRY_BYTES, Claim, Entry, Leg, Mark
+from privinfer.session.receipt import CLAIM_BYTES, CORE, ENTRY_BYTES, Claim, Entry, Leg, Mark, begin, extend
 from privinfer.session.terms import Terms
 from privinfer.transport import Frame, Kind
 from tests.adversarial import stage
@@ -214,7 +214,7 @@ def changes_of(one):
         "keys": {"keys": {**one.keys, peer: bytes(32)}},
         "entered": {"entered": [dataclasses.replace(entered, said={**entered.said, LIAR: lied})]},
         "entered.run": {"entered": [dataclasses.replace(entered, run=7)]},
-        "legs.number": with_leg(one, 0, number=9),
+        "legs, turned": {"legs": one.legs[::-1]},
         "legs.sent": with_leg(one, 0, sent={**leg.sent, peer: changed_entry(leg.sent[peer], 0)}),
         "legs.sent, left out": with_leg(one, 0, sent={**leg.sent, peer: leg.sent[peer][:-ENTRY_BYTES]}),
         "legs.received": with_leg(
@@ -321,7 +321,7 @@ def reclaimed(one, peer, leg, **chains):
     sent = list(lied.marks(peer, sent=True))[leg]
     received = list(lied.marks(peer, sent=False))[leg]
     claim = dataclasses.replace(before, sent=sent, received=received)
-    message = claim.signed(one.agreement.digest, one.legs[leg].number, one.party, peer, one.keys[peer])
+    message = claim.signed(one.agreement.digest, leg, one.party, peer, one.keys[peer])
     return lied, dataclasses.replace(claim, signature=stage.identity(one.party).sign(message)).pack()
 
 
@@ -451,7 +451,7 @@ def test_a_run_in_chunks_opens_as_a_whole(tmp_path, monkeypatch):
     assert not any(o.error for o in outcomes.values())
     assert outcomes["patient"].report["chunks"] == 3
     found = read(tmp_path)
-    assert [leg.number for leg in found["helper"].legs] == [0, 1, 2]
+    assert [bool(leg.own) for leg in found["helper"].legs] == [True] * 3
     values = inputs[LIAR]["blood"]
     audit = Audit(compare(list(found.values())), opening.load(tmp_path / f"{LIAR}.opening"))
     masked = audit.input("blood", values)["masked"]
@@ -476,7 +476,7 @@ def test_dealt_ahead(tmp_path):
     running.mkdir()
     deal = played(dealing, stores=store, runs=0, act=lambda name, party: party.deal(2))
     assert not any(o.error for o in deal.values())
-    assert [leg.number for leg in read(dealing)["helper"].legs] == [0, 1]
+    assert len(read(dealing)["helper"].legs) == 2
     assert compare(list(read(dealing).values())).findings == []
     inputs = stage.rows()
     assert not any(o.error for o in played(running, stores=store, inputs=inputs).values())
@@ -619,6 +619,43 @@ def test_sessions_without_receipts_say_as_much_as_before(tmp_path):
     assert "receipt" not in outcomes["patient"].report
 
 
+@pytest.mark.parametrize("late", range(3))
+@pytest.mark.parametrize("turned", [False, True])
+def test_nobody_can_make_an_honest_receipt_contradict_its_own_signature(late, turned):
+    """A message more than the peer signs for, before this party signs or after: its own claim holds."""
+    frame = Frame(Kind.DATA, Phase.ONLINE, 0, 0, b"x")
+    a, b = stage.E1, stage.E2
+
+    def verify(party, message, signature):
+        stage.identity(party).public.verify(message, signature)
+
+    first = Transcript(a, (b,), bytes(32), stage.identity(a).sign, verify)
+    second = Transcript(b, (a,), bytes(32), stage.identity(b).sign, verify)
+    first.take_half(b, second.halves[a])
+    second.take_half(a, first.halves[b])
+    second.sent(a, frame)
+    first.received(b, frame)
+    theirs = second.claims(0, b"")[a]
+    events = [lambda: first.claims(0, b""), lambda: first.ended(b, 0, theirs)]
+    if turned:
+        events.reverse()
+    events.insert(late, lambda: first.received(b, frame))
+    for event in events:
+        event()
+    leg = first.legs()[0]
+    mark = begin(bytes(32), b, a)
+    for entry in Entry.split(leg.received[b]):
+        mark = extend(mark, entry.core, entry.fields[4])
+    assert Claim.parse(leg.own[b]).received == mark
+    if late == 0:  # more than the peer signed for
+        with pytest.raises(ProtocolViolation) as caught:
+            first.compare({b})
+        assert caught.value.culprit == b
+    else:
+        first.compare({b})
+        assert len(first.legs()) == 2
+
+
 def test_who_keeps_none_still_signs_for_the_others(tmp_path):
     """A session asks all for receipts; a party that names no file has none and says what the others need."""
     kept = Party.__init__
@@ -675,5 +712,5 @@ def test_a_full_receipt_begins_no_run(monkeypatch):
     with pytest.raises(ProtocolViolation) as caught:
         made.received("b", frame)
     assert caught.value.culprit == "b"
-    assert isinstance(made.legs(0)[0], Leg)
-    assert len(list(Entry.split(made.legs(0)[0].received["b"]))) == 4
+    assert isinstance(made.legs()[0], Leg)
+    assert len(list(Entry.split(made.legs()[0].received["b"]))) == 4

@@ -32,7 +32,7 @@ def typed(folder, inputs):
         processes[name] = subprocess.Popen(
             arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-    return {name: (*p.communicate(timeout=60), p.returncode) for name, p in processes.items()}
+    return {name: (*p.communicate(timeout=150), p.returncode) for name, p in processes.items()}
 
 
 def verify(folder, *arguments):
@@ -45,7 +45,7 @@ FILES = [*(f"{name}.receipt" for name in stage.NAMES if name != "patient"), "her
 
 
 def test_six_commands_and_an_auditor(tmp_path):
-    troupe = Troupe(tmp_path, deadline=10.0, terms=Terms(receipts=True))
+    troupe = Troupe(tmp_path, deadline=30.0, terms=Terms(receipts=True))
     ended = typed(tmp_path, stage.rows(2))
     assert {name: code for name, (_, _, code) in ended.items()} == dict.fromkeys(stage.NAMES, 0), ended
     assert troupe.session.exists()
@@ -68,7 +68,7 @@ def test_six_commands_and_an_auditor(tmp_path):
 
 
 def test_a_session_that_fails_leaves_receipts(tmp_path):
-    Troupe(tmp_path, deadline=10.0, terms=Terms(receipts=True))
+    Troupe(tmp_path, deadline=30.0, terms=Terms(receipts=True))
     inputs = stage.rows(1)
     inputs["laboratory"]["blood"][0, 0] = 99.0
     ended = typed(tmp_path, inputs)

@@ -198,7 +198,7 @@ def test_nothing_serves_twice() -> None:
 )
 def test_a_malformed_question_is_pinned_on_its_sender(liar: int, lie) -> None:  # type: ignore[no-untyped-def]
     ready = prepare(np.zeros((1, 70), np.uint64), 32)
-    asked = [next(gate.evaluate(ready.wire.masked)).data for gate in ready.gates]  # type: ignore[union-attr]
+    asked = [bytes(next(gate.evaluate(ready.wire.masked)).data) for gate in ready.gates]  # type: ignore[union-attr]
     asked[liar] = lie(asked[liar])
     with pytest.raises(ProtocolViolation, match="malformed comparison") as error:
         ready.keeps.answer(asked[0], asked[1], NAMES)

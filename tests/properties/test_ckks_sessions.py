@@ -13,7 +13,7 @@ import pytest
 import privinfer
 from privinfer.backends import ckks
 from privinfer.backends.base import Phase
-from privinfer.backends.ckks import affine, roles
+from privinfer.backends.ckks import affine, noised, roles
 from privinfer.backends.ckks.evaluate import Outlook
 from privinfer.errors import (
     InputError,
@@ -25,13 +25,17 @@ from privinfer.errors import (
 from privinfer.graph import ir, reference
 from privinfer.plan.cost_ckks import declared
 from privinfer.protocols import privacy
+from privinfer.protocols.ckks import encryption
 from privinfer.protocols.ckks.parameters import Parameters
 from privinfer.runtime.party import check_part
+from privinfer.session.terms import Release
 from tests.adversarial import ckks_stage
 from tests.adversarial.stage import identity
 from tests.support import simulate_ckks as sim
 from tests.support.ckks_models import CASES, DENSE, FUSION, SHALLOW, TWO
+from tests.support.ckks_oracle import wide_floats
 from tests.support.simulate_ckks import MODEL_OWNER, Outcome, seat, simulate, small_ring
+from tests.support.stats import ALARM, critical
 
 FIVE = ("alpha", "beta", "gamma", "delta", "epsilon")
 
@@ -263,29 +267,36 @@ def test_run_local():
     assert report["trust"].startswith("private unless all of {lab, notary} collude")
 
 
+class Counting:
+    """A budget that grants everything and says so."""
+
+    def __init__(self, events):
+        self.events = events
+
+    def check(self, charges):
+        self.events.append(("check", charges))
+
+    def spend(self, charges):
+        self.events.append(("spend", charges))
+
+
 def test_the_model_owner_counts_answers_and_its_result_is_sealed():
     """Under encryption nobody else could: a result leaves only once it is written down."""
     model, rows = sim.random_model(SHALLOW), sim.random_rows(SHALLOW, 2)
     events = []
-
-    class Counting:
-        def check(self, charges):
-            events.append(("check", charges))
-
-        def spend(self, charges):
-            events.append(("spend", charges))
 
     def watch(message):
         if message.step >= roles.RESULT:
             events.append(("result", []))
         return message.data
 
-    session = sim.Simulation(model, seat(model.architecture), watch, sim.SMALL)
-    session.model_owner.private = dataclasses.replace(session.model_owner.private, budget=Counting())
+    table = dataclasses.replace(seat(model.architecture), release=Release(answers=9))
+    session = sim.Simulation(model, table, watch, sim.SMALL)
+    session.model_owner.private = dataclasses.replace(session.model_owner.private, budget=Counting(events))
     session.infer(rows)
-    receivers = session.table.receivers
-    wanted = privacy.charges(receivers, 2, {})
-    assert events == [("check", wanted), ("spend", wanted)] + [("result", [])] * len(receivers)
+    one, both = (privacy.charges(table.receivers, k, {}) for k in (1, 2))
+    results = [("result", [])] * len(table.receivers)
+    assert events == [("check", one), ("check", both), ("spend", both), *results]
 
 
 def test_a_result_of_another_run_does_not_open():
@@ -303,3 +314,66 @@ def test_a_result_of_another_run_does_not_open():
     with pytest.raises(ProtocolViolation, match="does not open") as caught:
         session.infer(rows, 1)
     assert caught.value.culprit == MODEL_OWNER
+
+
+NOISY = Release(epsilon=2.0, delta=1e-5, sensitivity=0.5, epsilon_budget=9.0, delta_budget=1e-4)
+
+
+def noisy(architecture, rows):
+    """A session with noise: what was declared of it, by output, and how far results are from the model."""
+    model, table = sim.random_model(architecture), dataclasses.replace(seat(architecture), release=NOISY)
+    session, events = sim.Simulation(model, table, None, sim.SMALL), []
+    session.model_owner.private = dataclasses.replace(session.model_owner.private, budget=Counting(events))
+    x = sim.random_rows(architecture, rows)
+    outcome, clear = session.infer(x), reference.run(model, x)
+    with small_ring(sim.SMALL):
+        declared_, charged = noised.noises(session.setting), noised.charges(session.setting, rows)
+    assert events[-1] == ("spend", charged)
+    assert outcome.sizes() == declared(outcome.setting, rows)
+    return session, declared_, {name: y - clear[name] for name, y in outcome.outputs.items()}
+
+
+@pytest.mark.parametrize("architecture", [SHALLOW, TWO])
+def test_results_under_encryption_are_noised_as_declared(architecture):
+    session, noise, errors = noisy(architecture, 12)
+    for one in session.setting.plan.outputs:
+        found = errors[one.name]
+        size, slack = float(np.sqrt((found**2).sum())), roles.declared_error(session.setting.plan, one)
+        slack *= np.sqrt(found.size)
+        sigma = noise[one.name].deviation
+        assert size + slack >= sigma * np.sqrt(critical(found.size, 1 - ALARM))
+        assert size - slack <= sigma * np.sqrt(critical(found.size, ALARM))
+        # a person's record moves what has this noise by the sensitivity, and errors by a little
+        assert privacy.sigma_for(NOISY.epsilon, NOISY.delta, 2.0**20) * NOISY.sensitivity / 2.0**20 <= sigma
+
+
+def shown(model, rows, monkeypatch):
+    """The plan's outputs, and all slots of what a receiver decrypts, by output and ciphertext."""
+    session, seen = sim.Simulation(model, seat(model.architecture), None, sim.SMALL), {}
+
+    def decrypt(self, output, given, *, noised=False):
+        p = self.key.secret.parameters
+        for k, c in enumerate(given[0]):
+            basis = p.data(c.shape[1])
+            words = p.ring.compose(p.ring.intt(encryption.decrypt(p, self.key.secret, c), basis), basis)
+            seen[output.name, k] = p.ring.decode(wide_floats(words), output.scale)
+        return np.zeros((len(given), *output.shape))
+
+    monkeypatch.setattr(sim.OwnUnpacker, "decrypt", decrypt)
+    session.infer(rows)
+    return session.setting.plan, seen
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_ciphertext_holds_nothing_but_copies_of_the_result_and_errors(name, monkeypatch):
+    """Of all slots, real and imaginary, no more depends on the inputs than the sensitivity is counted for."""
+    model = sim.random_model(CASES[name])
+    inputs = [sim.random_rows(CASES[name], 1, seed) for seed in (1, 77)]
+    (plan, first), (_, second) = (shown(model, x, monkeypatch) for x in inputs)
+    clear = [reference.run(model, x) for x in inputs]
+    for one in plan.outputs:
+        moved = clear[0][one.name] - clear[1][one.name]
+        packed = one.layout.pack(moved.reshape(-1))
+        for k in range(one.ciphertexts):
+            stray = np.abs(first[one.name, k] - second[one.name, k] - packed[k]).max()
+            assert stray <= 2 * np.sqrt(2) * roles.declared_error(plan, one)

@@ -61,7 +61,7 @@ def check_rounded(model: ir.Model, outcome: Outcome, x: dict[str, ir.Array], rel
         assert (np.round(on_grid, release.decimals or 0) == y).all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     models(),
     st.integers(0, 4),

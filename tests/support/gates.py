@@ -107,7 +107,8 @@ class Bench:
 
     def dealt(self) -> tuple[tuple[dealing.Dealt, dealing.Dealt], tuple[bytes, bytes]]:
         """Both evaluators' ends of what was dealt since the last call."""
-        parcels = self.dealer.collect()
+        first_parcel, second_parcel = map(bytes, self.dealer.collect())
+        parcels = first_parcel, second_parcel
         streams = self.streams(dealing.DEAL)
         first, second = (dealing.Dealt(k, streams[k], self.scope, self.step, parcels[k]) for k in range(2))
         return (first, second), parcels

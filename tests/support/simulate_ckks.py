@@ -56,10 +56,11 @@ class OwnUnpacker:
     def __init__(self, key: OwnKey) -> None:
         self.key = key
 
-    def decrypt(self, output: Opened, rows: Any) -> Any:
+    def decrypt(self, output: Opened, rows: Any, *, noised: bool = False) -> Any:
         slots = np.array([[self._slots(c, output.scale) for c in row] for row in rows])
         packed = slots.reshape(*rows.shape[:2], output.layout.slots)
-        return output.layout.unpack(packed).reshape(len(rows), *output.shape)
+        numbers = output.layout.mean(packed) if noised else output.layout.unpack(packed)
+        return numbers.reshape(len(rows), *output.shape)
 
     def _slots(self, c: Any, scale: float) -> Any:
         p = self.key.secret.parameters

@@ -23,13 +23,22 @@ from privinfer.backends import crypten
 from privinfer.backends.base import Phase, Play, Private, Progress, Receive, Send, Table
 from privinfer.backends.crypten import blocking, bounds, library, rank
 from privinfer.backends.crypten.communicator import SLICED, Communicator
-from privinfer.errors import ConfigError, InputError, ModelUnsupported, PrecisionError, ProtocolViolation
+from privinfer.errors import (
+    ConfigError,
+    InputError,
+    IntegrityError,
+    ModelUnsupported,
+    PrecisionError,
+    ProtocolViolation,
+)
 from privinfer.graph import ir, reference
+from privinfer.protocols.privacy import Charge
 from privinfer.protocols.randomness import Scope
 from privinfer.protocols.sealing import OVERHEAD
 from privinfer.runtime.drive import drive
 from privinfer.session.identity import Identity
 from privinfer.session.manifest import Manifest, Party
+from privinfer.session.terms import Release
 from tests.properties.test_programs import EVERY
 from tests.support.bounds import output_float_errors
 from tests.support.simulate import Message, RecordingPost, exchange_keys
@@ -259,6 +268,31 @@ def test_nothing_is_dealt_ahead() -> None:
     assert not any(crypten.Crypten().keeps(role) for role in session.players)
     with pytest.raises(ConfigError, match="deals nothing ahead"):
         next(session.players["rank:0"].deal(Scope(bytes(32), 0), 1))
+
+
+@needs_crypten
+def test_the_dealer_counts_answers_before_its_share_leaves() -> None:
+    session = Session(random_model(one(ir.Linear(4, 3), I("x", (4,), -1, 1)), 2), 3)
+    x, table = {"x": np.zeros((2, 4))}, dataclasses.replace(session.table, release=Release(answers=2))
+    session.players["rank:0"].table = table
+    with pytest.raises(IntegrityError, match="nothing to count"):
+        session.infer(x)
+    session = Session(random_model(one(ir.Linear(4, 3), I("x", (4,), -1, 1)), 2), 3)
+    shown: list[int] = []
+
+    class Counting:
+        def spend(self, charges: list[Charge]) -> None:
+            assert charges == [Charge("p2", 2)]
+            last = max(m.step for m in session.messages(Phase.ONLINE))
+            shown.extend(m.step for m in session.messages(Phase.ONLINE) if m.sender == "rank:0")
+            shown.append(last)
+
+    player = session.players["rank:0"]
+    player.table = dataclasses.replace(session.table, release=Release(answers=2))
+    player.private = dataclasses.replace(player.private, budget=Counting())  # type: ignore[arg-type]
+    session.infer(x)
+    after = [m.step for m in session.messages(Phase.ONLINE) if m.sender == "rank:0"][len(shown) - 1 :]
+    assert len(after) == 1  # its share of the result, and nothing else
 
 
 @needs_crypten

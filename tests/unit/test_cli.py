@@ -112,7 +112,8 @@ def test_help_lists_the_commands(privinfer):
     code, out, err = privinfer("--help")
     assert (code, err) == (0, "")
     assert re.findall(r"^│ (\w+) {2,}\S", out, re.MULTILINE) == [
-        *("keygen", "seal", "commit", "party", "deal", "verify", "demo", "fragment", "consent"),
+        *("serve", "ask", "keygen", "seal", "commit", "party", "deal", "verify", "demo", "fragment"),
+        *("consent", "door"),
     ]
 
 

@@ -22,10 +22,10 @@ LAYERS = (
     "plan",
     "backends",
     "protocols",
+    "io",
     "session",
     "transport",
     "graph",
-    "io",
     "insecure",
     "errors",
 )
@@ -208,6 +208,7 @@ def test_importing_privinfer_is_light() -> None:
     code = (
         "import sys, privinfer; "
         "heavy = ('torch', 'onnx', 'onnxruntime', 'scipy', 'pandas', 'tenseal'); "
+        "heavy += ('pydicom', 'pyarrow', 'bed_reader'); "
         "print([m for m in heavy if m in sys.modules])"
     )
     out = subprocess.run(

@@ -33,6 +33,7 @@ PURPOSES = st.text(
 def test_a_file_gives_the_terms_back(
     purpose: str, expires: Any, consent: Any, weights: Any, receipts: bool, decimals: Any, noisy: bool
 ) -> None:
+    weights = weights or ("0" * 64 if consent else None)  # a consent names them
     release = Release(decimals=decimals, **(NOISE if noisy else {}))
     terms = Terms(purpose, expires, consent, weights, receipts, release)
     manifest = stage.manifest(terms=terms)
@@ -54,6 +55,7 @@ def test_a_session_without_terms_keeps_its_bytes() -> None:
         ("expires = 2027-01-01T00:00:00", "terms.expires is not a time with its zone"),
         ('consent = "patient"', "terms.purpose is missing"),
         ('purpose = "care"\nconsent = "nobody"', "terms.consent names a party that is not listed"),
+        ('purpose = "care"\nconsent = "patient"', "terms.weights is missing"),
         ('weights = "AB"', "terms.weights"),
         ("receipts = 1", "neither true nor false"),
         ("colour = 1", "terms.colour is not a known key"),

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from privinfer.backends.base import Network, Player, Private, Role, Table
-from privinfer.backends.ckks import exact, roles
+from privinfer.backends.ckks import exact, noised, roles
 from privinfer.backends.ckks.affine import trace
 from privinfer.backends.ckks.key_holder import KeyHolder
 from privinfer.backends.ckks.model_owner import ModelOwner
@@ -31,6 +31,7 @@ __all__ = [
     "Ckks",
     "check_model",
     "is_exact",
+    "noise",
     "precision",
     "product_units",
     "rounds",
@@ -140,7 +141,8 @@ def sees(manifest: Manifest, name: str) -> list[str]:
             seen.append("masks, never a masked value" + online)
     if name in manifest.key_holders:
         seen.append("its share of the joint key; halves of ciphertexts, as good as random to it")
-    seen.extend(f"the result {k}" for k, receiver in manifest.receivers.items() if receiver == name)
+    how = manifest.terms.release.words
+    seen.extend(f"the result {k}{how}" for k, receiver in manifest.receivers.items() if receiver == name)
     return seen
 
 
@@ -164,6 +166,11 @@ def joint_key(players: Iterable[Player]) -> PublicKey | None:
         if isinstance(player, Owner | ModelOwner) and player.public is not None:
             return player.public
     return None
+
+
+def noise(table: Table) -> dict[str, float]:
+    """Standard deviation of the noise on each output, where noise is agreed; ConfigError where none fits."""
+    return {name: one.deviation for name, one in noised.noises(roles.setting_of(table)).items()}
 
 
 def product_units(manifest: Manifest) -> int:

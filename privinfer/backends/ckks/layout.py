@@ -91,6 +91,12 @@ class Layout:
         """Numbers (..., size) out of slots (..., ciphertexts, slots)."""
         return np.asarray(np.asarray(packed)[..., self.ciphertext, self.position])
 
+    def mean(self, packed: npt.ArrayLike) -> Values:
+        """Numbers (..., size) as means of all their copies."""
+        slots = np.asarray(packed)
+        copies = slots.reshape(*slots.shape[:-1], self.slots // self.period, self.period)
+        return self.unpack(copies.mean(axis=-2))
+
     def same(self, other: Layout) -> bool:
         """Whether numbers lie at the same places."""
         return (

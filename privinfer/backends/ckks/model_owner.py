@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from privinfer.backends.base import Idle, Play, Private, Progress, Receive, Send
-from privinfer.backends.ckks import joint, kept, roles
+from privinfer.backends.ckks import joint, kept, noised, roles
 from privinfer.backends.ckks.cipher import Ciphertext
 from privinfer.backends.ckks.evaluate import Evaluation, EvaluationKeys, Rows
 from privinfer.backends.ckks.kept import Kept
@@ -19,7 +19,6 @@ from privinfer.backends.ckks.key_holder import as_bytes
 from privinfer.backends.ckks.plan import Opened, Refreshed
 from privinfer.backends.ckks.roles import Request, Setting
 from privinfer.errors import ConfigError, InputError, IntegrityError, ProtocolViolation, TransportError
-from privinfer.protocols import privacy
 from privinfer.protocols.ckks import encryption, galois, public_switch, refresh, relinearise
 from privinfer.protocols.ckks.crs import CRS
 from privinfer.protocols.ckks.keys import PublicKey
@@ -130,6 +129,7 @@ class ModelOwner(Idle):
     def offline(self, scope: Scope) -> Play:
         """Note which inference comes, and tell everybody that the keys and the weights are in place."""
         self.scope = scope
+        self._grant(1)
         for role in self.setting.table.party:
             if role != roles.MODEL_OWNER:
                 yield Send(role, roles.READY, bytes(roles.READY_BYTES))
@@ -144,13 +144,12 @@ class ModelOwner(Idle):
         if self.evaluation is None:
             raise IntegrityError("an evaluation was started without keys")
         batch = self.batch = yield from self._agree_on_batch()
-        budget, answers = self.private.budget, privacy.charges(setting.table.receivers, batch, {})
-        if budget is not None:
-            budget.check(answers)
+        self._grant(batch)
         self._count = 0
+        self._said = time.monotonic()
+        noise = yield from self._draw_noise(batch)
         work = self.evaluation.run_with_pauses((yield from self._inputs(batch)))
         number = self._asked = 0
-        self._said = time.monotonic()
         try:
             request = next(work)
             while True:
@@ -167,9 +166,11 @@ class ModelOwner(Idle):
         except StopIteration as done:
             results: dict[str, Rows] = done.value
         opened = [(o, c) for o in plan.outputs for row in results[o.name] for c in row]
+        if noise:
+            opened = [(o, self._noised(o, c, e)) for (o, c), e in zip(opened, noise, strict=True)]
         data = yield from self._open(number, [o for o, _ in opened], [c for _, c in opened])
-        if budget is not None:  # on disk before a result leaves
-            budget.spend(answers)
+        if self.private.budget is not None:  # on disk before a result leaves
+            self.private.budget.spend(noised.charges(setting, batch))
         last = Request(Request.DONE, 0, 0, batch).to_bytes()
         for k in self._alive:
             yield Send(roles.holder(k), roles.ASK + self._count, last)
@@ -183,6 +184,28 @@ class ModelOwner(Idle):
             yield Send(roles.receiver(party), roles.RESULT + k, sealed)
         self.rounds = roles.COMPUTED * self._asked
         yield Progress(len(plan.refreshes) + 1, len(plan.refreshes) + 1, "opened")
+
+    def _grant(self, rows: int) -> None:
+        """Refuse rows that no budget is left for."""
+        if not self.setting.table.release.limited:
+            return
+        if self.private.budget is None:
+            raise IntegrityError("answers are limited, and there is nothing to count them in")
+        self.private.budget.check(noised.charges(self.setting, rows))
+
+    def _draw_noise(self, batch: int) -> Generator[Send, Any, list[U64]]:
+        """Noise for every ciphertext that will be opened, in order; none where none is agreed."""
+        costs, found = noised.noises(self.setting), []
+        for one in self.setting.plan.outputs if costs else ():
+            for _ in range(batch * one.ciphertexts):
+                found.append(noised.draw(self.setting.parameters, one, costs[one.name]))
+                yield from self._at_work()
+        return found
+
+    def _noised(self, one: Opened, ciphertext: Ciphertext, noise: U64) -> Ciphertext:
+        p, data = self.setting.parameters, ciphertext.data.copy()
+        data[0] = p.ring.add(data[0], noise, p.data(one.level))
+        return Ciphertext(data, ciphertext.scale)
 
     def _at_work(self) -> Generator[Send, Any, None]:
         """Tell the key holders now and then that this goes on: all others see that these hear of it."""

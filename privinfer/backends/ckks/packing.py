@@ -96,7 +96,7 @@ class Unpacker(Secret):
         p = key.secret.parameters
         self._context = tenseal.SecretContext(tenseal.form_of(p.n, p.primes), key.secret.values)
 
-    def decrypt(self, output: Opened, rows: U64) -> Array:
+    def decrypt(self, output: Opened, rows: U64, *, noised: bool = False) -> Array:
         """Decrypt an output.
 
         Parameters
@@ -105,6 +105,8 @@ class Unpacker(Secret):
             Packing and scale, from the plan.
         rows : ndarray of uint64, shape (batch, ciphertexts, 2, level, N)
             What the model owner sent.
+        noised : bool
+            Take the mean of all copies of a number.
 
         Returns
         -------
@@ -113,4 +115,5 @@ class Unpacker(Secret):
         """
         slots = [[self._context.decrypt(c, output.scale) for c in row] for row in rows]
         packed = np.array(slots).reshape(*rows.shape[:2], output.layout.slots)
-        return output.layout.unpack(packed).reshape(len(rows), *output.shape)
+        numbers = output.layout.mean(packed) if noised else output.layout.unpack(packed)
+        return numbers.reshape(len(rows), *output.shape)

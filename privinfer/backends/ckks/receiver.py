@@ -81,5 +81,5 @@ class Receiver(Idle):
             basis = setting.parameters.data(one.level)
             lead = (batch, one.ciphertexts, 2)
             rows = unpack(data, setting.parameters, basis, lead, culprit=sender, step="result")
-            found[one.name] = self.unpacker.decrypt(one, rows)
+            found[one.name] = self.unpacker.decrypt(one, rows, noised=setting.table.release.noisy)
         return found

@@ -12,7 +12,7 @@ from privinfer.backends.base import Idle, Outputs, Play, Private, Role, Table
 from privinfer.backends.crypten import blocking, bounds, library
 from privinfer.backends.crypten.blocking import Channel
 from privinfer.backends.crypten.communicator import Communicator, Seal, Unseal
-from privinfer.errors import ConfigError, InputError
+from privinfer.errors import ConfigError, InputError, IntegrityError
 from privinfer.graph import ir
 from privinfer.protocols import privacy
 from privinfer.protocols.randomness import Scope
@@ -107,7 +107,10 @@ class Rank(Idle):
             values[node.name] = apply(crypten, node, self._weights.get(node.name, {}), xs)
             channel.progress(k + 1, count, node.name)
         self.rounds = communicator.step - 1  # the first agreed on the batch
-        if self.private.budget is not None:  # on disk before a share of a result leaves
+        if self.rank == DEALER and self.table.release.limited:
+            if self.private.budget is None:
+                raise IntegrityError("answers are limited, and there is nothing to count them in")
+            # on disk before this rank's share of a result leaves
             self.private.budget.spend(privacy.charges(self.table.receivers, batch, {}))
         found: Outputs = {}
         for output in architecture.outputs:

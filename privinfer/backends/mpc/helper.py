@@ -94,7 +94,7 @@ class Helper(Idle):
             cost = roles.step_cost(self.chosen, step, rows)
             one, two = roles.passed_on(cost, network)
             if one:  # E1 gets the first part of what is common, E2 the second; they exchange these
-                parcels = [parcels[0][:one] + parcels[0][one + two :], parcels[1][one:]]
+                parcels = [b"".join((parcels[0][:one], parcels[0][one + two :])), parcels[1][one:]]
             for evaluator, parcel in zip(roles.EVALUATORS, parcels, strict=True):
                 if parcel:
                     yield Send(evaluator, step.index, parcel)

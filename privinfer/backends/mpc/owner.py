@@ -85,5 +85,6 @@ class Owner(Idle):
         """The masked values, the same to both evaluators."""
         prepared, self.prepared = self.prepared, []
         for step, masked in zip(self.steps, prepared, strict=True):
+            message = masked.online()
             for evaluator in roles.EVALUATORS:
-                yield Send(evaluator, step.index, masked.online())
+                yield Send(evaluator, step.index, message)

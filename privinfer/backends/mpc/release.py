@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from privinfer.backends.base import Table
+from privinfer.backends.mpc import roles
 from privinfer.errors import ConfigError
 from privinfer.graph import fixedpoint as fp
 from privinfer.graph import ir
@@ -83,3 +84,10 @@ def charges(program: fp.Program, table: Table, rows: int) -> list[Charge]:
     costs = noises(program, table)
     each = {op.output: costs[s.index].rho for s, op in program.reveals() if s.index in costs}
     return privacy.charges(table.receivers, rows, each)
+
+
+def deviations(table: Table) -> dict[str, float]:
+    """Standard deviation of the noise on each output, where noise is agreed; ConfigError where none fits."""
+    program = roles.compile_for(table)
+    costs = noises(program, table)
+    return {op.output: costs[s.index].deviation for s, op in program.reveals() if s.index in costs}

@@ -48,7 +48,7 @@ from privinfer import _kernels
 from privinfer.errors import IntegrityError, ProtocolViolation
 from privinfer.graph import fixedpoint as fp
 from privinfer.protocols.cost import Cost
-from privinfer.protocols.mpc.dealing import Dealer, Dealt, packed_size, unpack
+from privinfer.protocols.mpc.dealing import Dealer, Dealt, packed, packed_size, unpack
 from privinfer.protocols.mpc.gate import FromHelper, Gate, Rounds, ToHelper
 from privinfer.protocols.mpc.relu import split_sign
 from privinfer.protocols.mpc.wires import Masked, MaskPair, MaskShare, Narrow, Share, Wide, need
@@ -158,7 +158,7 @@ class Answerer(Secret):
         parts = []
         for label, value, bits in zip(self._labels, (d, d * r, d & m), widths(n), strict=True):
             share = value - self._stream.draw(label, r.shape, bits)
-            parts.append(_kernels.pack_bits(_flat(share), bits).data)
+            parts.append(packed(share, bits))
         return b"".join(parts)
 
 
@@ -172,7 +172,7 @@ def deal(dealer: Dealer, x: MaskPair) -> tuple[MaskPair, Answerer]:
     n, p, r = x.bits, prime(x.bits), x.total()
     m, below = split_sign(r, n)
     key = dealer.streams[0].draw_blocks(dealer.label("bits"), 1).tobytes()
-    dealer.parcels[1].append(_kernels.blind_share_bits(_flat(below), n - 1, p, key).tobytes())
+    dealer.parcels[1].append(_kernels.blind_share_bits(_flat(below), n - 1, p, key).data)
     dealer.split("w", (x.first + x.second) >> np.uint64(n), fp.WIDE - n)
     dealer.split("m", m, fp.WIDE - n)
     labels = [dealer.label(name) for name in PRODUCTS]
@@ -220,7 +220,7 @@ class BlindedReluGate(Gate):
         msb, below = split_sign(xh, n)
         # 1. to H: shift(c) s + u or - u
         message = _kernels.blind_mask(self.evaluator, _flat(below), n - 1, prime(n), self._shares, self._pair)
-        yield ToHelper(message.tobytes())
+        yield ToHelper(message.data)
         # 2. from H: shares of d', d' r, d' m
         answer = yield FromHelper(answer_size(self.evaluator, xh.size, n))
         d, dr, dm = self._products(answer, xh.shape)

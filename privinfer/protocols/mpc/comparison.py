@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privinfer import _kernels
-from privinfer.protocols.mpc.dealing import Dealer, Dealt, pack, packed_size, tweak
+from privinfer.protocols.mpc.dealing import Dealer, Dealt, packed, packed_size, tweak
 from privinfer.protocols.randomness import U64, Secret
 
 BLOCK = 16
@@ -44,9 +44,9 @@ def deal(dealer: Dealer, threshold: U64, domain_bits: int) -> None:
     cw, vcw, leaf = _kernels.dcf_gen(
         t, domain_bits, np.ascontiguousarray(roots), tweak(dealer.scope, dealer.step)
     )
-    dealer.common.extend((cw.tobytes(), leaf.tobytes()))
+    dealer.common.extend((cw.data, leaf.data))
     if levels(domain_bits):
-        dealer.common.append(pack(vcw, levels(domain_bits)))
+        dealer.common.append(packed(vcw, levels(domain_bits)))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

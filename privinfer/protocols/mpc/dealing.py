@@ -7,18 +7,21 @@ draw by the step and a label, so a draw out of place is an error and no value is
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from privinfer import _kernels
-from privinfer.graph.fixedpoint import low_bits
+from privinfer.graph.fixedpoint import WIDE, low_bits
 from privinfer.protocols.mpc.wires import FreshMask, MaskPair, MaskShare, Share
 from privinfer.protocols.randomness import U64, Scope, Secret, Seed, Stream, derive
 
-Bytes = npt.NDArray[np.uint8]
+Parcel: TypeAlias = bytes | memoryview
 DEAL = "deal"
+NATIVE = sys.byteorder == "little"  # words lie in memory as they travel
 
 
 def packed_size(count: int, bits: int) -> int:
@@ -26,13 +29,26 @@ def packed_size(count: int, bits: int) -> int:
     return (count * bits + 7) // 8
 
 
+def packed(values: U64, bits: int) -> memoryview:
+    """Little-endian, without gaps; whole words are not copied."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    return (flat.view(np.uint8) if bits == WIDE and NATIVE else _kernels.pack_bits(flat, bits)).data
+
+
 def pack(values: U64, bits: int) -> bytes:
-    """Little-endian, without gaps."""
-    return _kernels.pack_bits(np.ascontiguousarray(values).reshape(-1), bits).tobytes()
+    """The same as bytes of their own."""
+    return bytes(packed(values, bits))
 
 
 def unpack(data: bytes | memoryview, bits: int, shape: tuple[int, ...]) -> U64:
-    """Inverse of :func:`pack`; ValueError where the padding holds anything."""
+    """Inverse of :func:`pack`; ValueError where the padding holds anything.
+
+    Whole words that lie aligned are not copied: the array is then a view of `data`.
+    """
+    if bits == WIDE and NATIVE and len(data) == 8 * math.prod(shape):
+        words = np.frombuffer(data, dtype=np.uint64).reshape(shape)
+        if words.flags.aligned:
+            return words
     raw = np.frombuffer(data, dtype=np.uint8)
     return _kernels.unpack_bits(raw, bits, int(np.prod(shape, dtype=np.int64))).reshape(shape)
 
@@ -52,7 +68,7 @@ class Dealer(Secret):
         With E1 and with E2.
     private : Stream
         Of a fresh seed that nobody else has.
-    common : list of bytes
+    common : list of bytes or memoryviews
         What both evaluators get alike; it comes first in their parcels.
     """
 
@@ -60,8 +76,8 @@ class Dealer(Secret):
     scope: Scope
     private: Stream = field(init=False)
     step: int = 0
-    parcels: tuple[list[bytes], list[bytes]] = field(default_factory=lambda: ([], []))
-    common: list[bytes] = field(default_factory=list)
+    parcels: tuple[list[Parcel], list[Parcel]] = field(default_factory=lambda: ([], []))
+    common: list[Parcel] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.private = Stream(Seed.fresh(), self.scope, "helper")
@@ -72,7 +88,7 @@ class Dealer(Secret):
 
     def give(self, evaluator: int, values: U64, bits: int) -> None:
         """Send integers of `bits` bits to evaluator 0 or 1."""
-        self.parcels[evaluator].append(pack(values, bits))
+        self.parcels[evaluator].append(packed(values, bits))
 
     def split(self, name: str, secret: U64, bits: int) -> MaskPair:
         """Give both evaluators an additive share of a secret mod 2**bits."""
@@ -86,14 +102,16 @@ class Dealer(Secret):
         first, second = (s.draw(self.label(name), shape, bits) for s in self.streams)
         return MaskPair(first, second, bits)
 
-    def collect(self) -> tuple[bytes, bytes]:
+    def collect(self) -> tuple[Parcel, Parcel]:
         """What this step sends to E1 and to E2; the next step begins empty."""
-        found = []
-        for parcel in self.parcels:
-            found.append(b"".join((*self.common, *parcel)))
-            parcel.clear()  # before the other is joined: these are the largest copies that a helper makes
-        self.common.clear()
-        return found[0], found[1]
+        second = b"".join((*self.common, *self.parcels[1]))
+        if self.common and not self.parcels[0]:  # the usual case: E1's part is the beginning of E2's
+            first: Parcel = memoryview(second)[: sum(memoryview(p).nbytes for p in self.common)]
+        else:
+            first = b"".join((*self.common, *self.parcels[0]))
+        for pieces in (self.common, *self.parcels):
+            pieces.clear()
+        return first, second
 
 
 class Dealt:
@@ -105,11 +123,11 @@ class Dealt:
         0 for E1, 1 for E2.
     stream : Stream
         With the helper.
-    parcel : bytes
+    parcel : bytes or memoryview
         What the helper sent for this step.
     """
 
-    def __init__(self, evaluator: int, stream: Stream, scope: Scope, step: int, parcel: bytes) -> None:
+    def __init__(self, evaluator: int, stream: Stream, scope: Scope, step: int, parcel: Parcel) -> None:
         self.evaluator = evaluator
         self.stream = stream
         self.scope = scope

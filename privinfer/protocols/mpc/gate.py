@@ -21,7 +21,7 @@ from privinfer.protocols.randomness import Secret
 class ToHelper(Secret):
     """What an evaluator yields first: send this to H and to nobody else."""
 
-    data: bytes
+    data: bytes | memoryview
 
     def __repr__(self) -> str:
         return f"ToHelper({len(self.data)} bytes, hidden)"

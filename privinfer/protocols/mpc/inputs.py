@@ -109,7 +109,9 @@ def mask_input(step: fp.Step, values: U64, seeds: InputSeeds, scope: Scope, sign
     if len(values) != seeds.batch:
         raise InputError(f"input {step.node!r} has {len(values)} rows, but {seeds.batch} were dealt for")
     r1, r2 = (mask_share(step, values.shape, s, scope).values for s in seeds.seeds)
-    masked = (values + r1 + r2).tobytes()
+    r1 += r2
+    r1 += values
+    masked = r1.astype("<u8", copy=False).tobytes()
     return MaskedInput(masked, sign(statement(step, scope, hashlib.sha256(masked).digest())))
 
 
@@ -160,10 +162,10 @@ class Received(Secret):
         cls, step: fp.Step, owner: str, shape: tuple[int, ...], data: bytes, scope: Scope, verify: Verify
     ) -> Received:
         """Read the online message; ProtocolViolation names the owner where the signature is wrong."""
-        masked, signature = data[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
+        masked, signature = memoryview(data)[:-SIGNATURE_BYTES], data[-SIGNATURE_BYTES:]
         digest = hashlib.sha256(masked).digest()
         verify(owner, statement(step, scope, digest), signature)
-        values = np.frombuffer(masked, dtype="<u8").astype(np.uint64).reshape(shape)
+        values = np.frombuffer(masked, dtype="<u8").astype(np.uint64, copy=False).reshape(shape)
         return cls(step, owner, Wide(values, fp.WIDE), digest, signature)
 
 

@@ -130,7 +130,9 @@ def deal(step: fp.Step, op: fp.Bilinear, dealer: Dealer, x: MaskPair, w: MaskPai
     if n + s < fp.WIDE:
         high = dealer.private.draw(dealer.label("high"), shape, fp.WIDE - n - s)
         rz += high << np.uint64(n + s)
-    dealer.give(1, product + rz - c1, fp.WIDE)
+    rz += product
+    rz -= c1
+    dealer.give(1, rz, fp.WIDE)
     return ry
 
 
@@ -141,7 +143,8 @@ class LinearGate(Gate):
 
     def __init__(self, step: fp.Step, op: fp.Bilinear, dealt: Dealt, x: MaskShare, w: Operand) -> None:
         # E1: -rx1 W^ + c1 + b1 (+ half, to round); E2: -rx2 W^ + c2 + b2
-        offset = np.uint64(0) - ring_map(op.op, x.values, w.masked)
+        offset = ring_map(op.op, x.values, w.masked)
+        np.negative(offset, out=offset)
         shape = offset.shape
         if dealt.evaluator == 0:
             offset += dealt.stream.draw(dealt.label("c1"), shape)
@@ -156,7 +159,8 @@ class LinearGate(Gate):
     def evaluate(self, x: Masked) -> Rounds:
         """E1: x^ (W^ - rW1) + offset; E2: -x^ rW2 + offset; their sum is z + rz."""
         self.start()
-        z = ring_map(self._op.op, need(Wide, x).values, self._operand.online) + self._offset
+        z = ring_map(self._op.op, need(Wide, x).values, self._operand.online)
+        z += self._offset
         share = Blinded(z, fp.WIDE)
         if self._op.shift:
             share = truncated(share, self._op.shift, self._step.type.bits)

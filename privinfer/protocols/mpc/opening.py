@@ -23,7 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from privinfer.graph.fixedpoint import WIDE, low_bits
-from privinfer.protocols.mpc.dealing import pack, packed_size, unpack
+from privinfer.protocols.mpc.dealing import packed, packed_size, unpack
 from privinfer.protocols.mpc.wires import Blinded, Masked, masked, need
 
 
@@ -32,7 +32,8 @@ def truncated(share: Blinded, shift: int, bits: int) -> Blinded:
     need(Blinded, share)
     if share.bits != WIDE or shift < 0 or shift + bits > WIDE:
         raise TypeError(f"{shift} + {bits} bits cannot be cut from a {share.bits}-bit share")
-    return Blinded(low_bits(share.values >> np.uint64(shift), bits), bits)
+    values = share.values >> np.uint64(shift)
+    return Blinded(values if shift + bits == WIDE else low_bits(values, bits), bits)
 
 
 def combine(own: Blinded, other: Blinded) -> Masked:
@@ -46,7 +47,7 @@ def combine(own: Blinded, other: Blinded) -> Masked:
 
 def message(shares: list[Blinded]) -> bytes:
     """One message that opens every value that is ready, in the order of their steps."""
-    return b"".join(pack(need(Blinded, s).values, s.bits) for s in shares)
+    return b"".join(packed(need(Blinded, s).values, s.bits) for s in shares)
 
 
 def message_size(shares: list[Blinded]) -> int:

@@ -102,7 +102,7 @@ def deal(step: fp.Step, op: fp.Table, dealer: Dealer, x: MaskPair) -> MaskPair:
     cw, final = _kernels.dpf_gen(
         alpha, payload, op.cell_bits, np.ascontiguousarray(roots), tweak(dealer.scope, dealer.step), cut(op)
     )
-    dealer.common.extend((cw.tobytes(), final.tobytes()))
+    dealer.common.extend((cw.data, final.data))
     return rescale.deal(step, op.shift, dealer, r.shape)
 
 

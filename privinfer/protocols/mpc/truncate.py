@@ -97,7 +97,7 @@ class LocalTruncateGate(Gate):
 class ExactTruncateGate(Gate):
     """An evaluator's half of the exact truncation."""
 
-    __slots__ = ("_bits", "_fresh", "_high", "_keys", "_rho", "_shift")
+    __slots__ = ("_bits", "_fresh", "_high", "_keys", "_rho", "_shift", "_takes")
 
     def __init__(self, step: fp.Step, op: fp.Truncate, dealt: Dealt, x: MaskShare) -> None:
         _check(step, op)
@@ -107,15 +107,16 @@ class ExactTruncateGate(Gate):
         self._rho = dealt.share("rho", shape, n).values
         self._fresh = dealt.fresh("mask", shape, n)
         self._shift, self._bits = op.shift, n
+        self._takes: type[Masked] = Wide if x.bits == fp.WIDE else Narrow
+        if self._takes is Narrow and x.bits != n + op.shift:
+            raise TypeError(f"{op.shift} bits of {x.bits} cannot be dropped to leave {n}")
         super().__init__(dealt.evaluator, self._fresh.share)
 
     def evaluate(self, x: Masked) -> Rounds:
         """Open the borrow under rho, then the quotient under its mask."""
         self.start()
         first = np.uint64(self.evaluator == 0)
-        if not isinstance(x, Narrow) or x.bits != self._bits + self._shift:
-            x = need(Wide, x)
-        v = x.values + np.uint64(1 << (self._shift - 1))
+        v = need(self._takes, x).values + np.uint64(1 << (self._shift - 1))
         # 1. w^ = w xor rho; shares of rho mod 2^n are shares mod 2 in their lowest bit
         bit = self._keys.less(fp.low_bits(v, self._shift)) ^ (self._rho & ONE)
         w = (yield Blinded(bit, 1)).values

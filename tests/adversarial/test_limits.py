@@ -131,6 +131,13 @@ def test_dealt_ahead_is_noised_and_counted_too(tmp_path):
     everybody(play(tmp_path, NOISY, stores=store).run(), ConsentError, "patient", "privacy budget is spent")
 
 
+def test_noise_that_does_not_fit_ends_the_join_for_everybody(tmp_path):
+    wide = Release(epsilon=1.0, delta=1e-6, sensitivity=1e5, epsilon_budget=1.2, delta_budget=1e-6)
+    for outcome in play(tmp_path, wide).run().values():
+        assert type(outcome.error) is ConfigError
+        assert "does not fit 32 bits" in outcome.error.message
+
+
 # -- sealed results --------------------------------------------------------------------------------
 
 
@@ -194,7 +201,10 @@ def test_run_local_counts_for_one_call():
     ("given", "what"),
     [
         ({"decimal": 2}, "no 'decimal'"),
-        ({"decimals": "two"}, "no number"),
+        ({"decimals": "two"}, "no whole number"),
+        ({"decimals": 2.5}, "no whole number"),
+        ({"answers": True}, "no whole number"),
+        ({"epsilon": "1"}, "release.epsilon is no number"),
         ({"decimals": 13}, "not in 0..12"),
         ({"delta": 1e-6}, "epsilon is missing"),
     ],
@@ -205,9 +215,16 @@ def test_run_local_refuses_what_makes_no_sense(given, what):
 
 
 @pytest.mark.parametrize(
-    ("backend", "insecure"), [("ckks", ()), ("crypten", ("crypten",)), ("plain", ("plaintext",))]
+    ("backend", "insecure", "terms"),
+    [
+        ("ckks", (), {"decimals": 2}),
+        ("crypten", ("crypten",), {"decimals": 2}),
+        ("crypten", ("crypten",), NOISE),
+        ("plain", ("plaintext",), {"decimals": 2}),
+        ("plain", ("plaintext",), NOISE),
+        ("plain", ("plaintext",), {"answers": 2}),
+    ],
 )
-@pytest.mark.parametrize("terms", [{"decimals": 2}, NOISE])
 def test_backends_that_cannot_limit_a_result_say_so(backend, insecure, terms):
     with pytest.raises(ConfigError, match=f"backend {backend}"):
         local(backend=backend, insecure=insecure, release=terms)
