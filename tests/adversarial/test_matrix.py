@@ -56,6 +56,7 @@ OTHER_VALUES = {
 LIAR = "laboratory"
 PLAIN, RECEIPTS = Terms(), Terms(receipts=True)
 DEADLINE = 1.0
+ALONE = 3  # tries of a late one
 SLACK = 1.5  # seconds: signs of life and judgements come at fifths of the deadline, then everybody says so
 CLEAR = reference.run(stage.model(), stage.flat(stage.rows()))["risk"]
 BOUND = stage.model().architecture.precision.error_bound
@@ -219,8 +220,11 @@ def test_tampered(way, record_property):
     bad = {k: w for k, (t, o) in zip(kinds, ended, strict=True) if (w := judge(k, way, t, o))}
     # The deadline is promised on a machine of one's own, not beside eleven other plays: late ones play alone.
     for kind in [k for k, w in bad.items() if way in AT_ONCE or all(" took " in line for line in w)]:
-        if not (w := judge(kind, way, *play(kind, way))):
-            del bad[kind]
+        for _ in range(ALONE):
+            bad[kind] = judge(kind, way, *play(kind, way))
+            if not bad[kind]:
+                del bad[kind]
+                break
     names = Counter(type(o.error).__name__ for t, out in ended for n, o in out.items() if n != t.sender)
     left = sum(trusted(kind, way) for kind in kinds)
     record_property("cells", [len(kinds) - left, left])
@@ -238,8 +242,9 @@ def test_tampered_where_receipts_are_kept(record_property):
         ended = list(pool.map(lambda cell: play(*cell, RECEIPTS), played))
     bad = {}
     for cell, (one, outcomes) in zip(played, ended, strict=True):
-        if judge(*cell, one, outcomes) and (w := judge(*cell, *play(*cell, RECEIPTS))):
-            bad[cell] = w
+        if judge(*cell, one, outcomes):
+            again = [judge(*cell, *play(*cell, RECEIPTS)) for _ in range(ALONE)]
+            bad |= {cell: again[-1]} if all(again) else {}
     record_property("cells", [len(played), 0])
     assert not bad, "\n".join(f"{k}: {w}" for k, w in bad.items())
 
