@@ -148,7 +148,8 @@ def stretched(b: Builder, wanted: Wanted, kind: Type, node: str) -> tuple[int, i
             (table,) = b.make(one)
         except PrecisionError:
             continue
-        if approx.cost(table.cell_bits, table.degree) < approx.cost(plain.cell_bits, plain.degree):
+        fits = table.step_bits + table.cell_bits <= kind.bits
+        if fits and approx.cost(table.cell_bits, table.degree) < approx.cost(plain.cell_bits, plain.degree):
             del b.tables[wanted.band(0)]
             b.tables[table.key] = table
             return c, table
