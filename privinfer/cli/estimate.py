@@ -96,11 +96,8 @@ def _document(found: Estimate, ranked: dict[str, list[Ranked]], said: dict[str, 
         "currency": found.prices.currency,
         "choices": [c.as_json() for c in found.choices],
         "ranking": {
-            n: [
-                {"backend": r.choice.backend, "misses": {k: f"{v:.4g}" for k, v in r.misses.items()}}
-                for r in rs
-            ]
-            for n, rs in ranked.items()
+            name: [{"backend": r.choice.backend, "misses": _factors(r)} for r in rs]
+            for name, rs in ranked.items()
         },
         "verdict": said,
     }
@@ -113,20 +110,11 @@ def _factors(one: Ranked) -> dict[str, float | None]:
 
 def _show(found: Estimate, name: str, ranked: list[Ranked], said: str) -> None:
     screen = Console()
-    table = Table(title=f"{name}, {found.batch} rows", title_justify="left")
+    screen.width = max(screen.width, WIDTH)  # a figure that is cut off is worse than a line that wraps
+    table = Table(title=f"{name}, {found.batch} rows", title_justify="left", box=None)
     table.add_column("choice", no_wrap=True)
-    for column in (
-        "setup s",
-        "offline s",
-        "online s",
-        "rounds",
-        "sent a run",
-        "memory",
-        "keys",
-        "error",
-        "price",
-    ):
-        table.add_column(column, justify="right")
+    for column in COLUMNS:
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("misses")
     for one in ranked:
         c = one.choice

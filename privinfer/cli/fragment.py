@@ -55,7 +55,7 @@ def encrypt(
     if out is None and ("/" in input or input.startswith(".")):
         raise ConfigError(f"input {input!r} makes no file name", hint="name the file with --out")
     if door is not None and array is not None:
-        raise ConfigError("--array and --door exclude each other")
+        raise ConfigError("--array and --door exclude each other", hint="an .npz has arrays, and no door")
     values = one_sample(str(file), door) if door is not None else read_array(file, array)
     who = load_identity(name, identity)
     own = fragments.open_key(key or Path(f"{name}.ckks"), who)

@@ -145,11 +145,15 @@ def local_arguments(draft: dict[str, Any]) -> dict[str, Any]:
         "nonlinear": draft.get("nonlinear", "polynomial"),
         "insecure": tuple(draft.get("insecure", ())),
     }
-    for key, name in (("evaluators", "evaluators"), ("key_holders", "key_holders")):
-        if held.get(key):
-            found[name] = tuple(held[key])
-    for key in ("helper", "threshold"):
+    for key in ("evaluators", "key_holders"):
+        if names := held.get(key):
+            if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+                raise ConfigError(f"draft: roles.{key} is not a list of parties")
+            found[key] = tuple(names)
+    for key, kind in (("helper", str), ("threshold", int)):
         if key in held:
+            if not isinstance(held[key], kind):
+                raise ConfigError(f"draft: roles.{key} is not {'a party' if kind is str else 'a number'}")
             found[key] = held[key]
     return found
 
@@ -160,7 +164,7 @@ def cost_of_layers(
     """Cost of each layer where evaluators compute; else none."""
     if arguments["backend"] != "mpc":
         return []
-    network = Network(draft.get("comparison", "auto"))
+    network = Network("auto")  # as run_local has it, whatever the draft assumes
     three = (*arguments.get("evaluators", ()), arguments.get("helper", "helper"))
     exact = roles.needs_exact(three[:2], three[-1], draft["receivers"].values())
     return layers(model.architecture, network, batch, exact=exact)
@@ -172,10 +176,10 @@ def cost_of_layers(
 @contextlib.contextmanager
 def watching(*, quiet: bool) -> Iterator[LocalWatcher | None]:
     """Show bars with phase, layer, step and the time that is left; nothing where a program reads."""
-    if quiet:
+    screen = Console(stderr=True)
+    if quiet or not screen.is_terminal:
         yield None
         return
-    screen = Console(stderr=True)
     with Progress(
         TextColumn("{task.description:<12}"),
         TextColumn("{task.fields[phase]:<8}"),

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from privinfer.errors import ConfigError, InputError
+from privinfer.errors import ConfigError, InputError, PrivinferError
 from privinfer.io.door import Array, Record, gone, need
 from privinfer.session import canonical
 
@@ -163,9 +163,16 @@ class Dicom:
     def _picture(self, file: Path) -> Array:
         with _quiet():
             data = _open(file)
-            inverted, flips = self._check(data, file.name)
-            stored = _decode(data, file.name)
-            x = self._grey(_rescale(data, stored, file.name), data, file.name)
+            try:
+                inverted, flips = self._check(data, file.name)
+                stored = _decode(data, file.name)
+                x = self._grey(_rescale(data, stored, file.name), data, file.name)
+            except PrivinferError:
+                raise
+            except (
+                Exception
+            ):  # a tag of another form than the standard's; what Python says may hold its value
+                raise InputError(f"{file.name} has a tag that cannot be read") from None
         if inverted:
             x = 1.0 - x
         for axis in flips:
@@ -220,7 +227,7 @@ class Dicom:
         if self.orientation == "any" or not said:
             return ()
         # the first letter is the main direction: rows towards L(eft), columns towards F(eet)
-        along, down = (str(v)[:1] for v in said) if len(said) == 2 else ("", "")
+        along, down = (str(v)[:1] for v in said) if not isinstance(said, str) and len(said) == 2 else ("", "")
         if along not in ("L", "R", "A", "P") or down not in ("F", "H"):
             raise InputError(
                 f"{name} lies on its side", hint='turn it, or set orientation = "any" for all parties'
@@ -230,10 +237,12 @@ class Dicom:
     def _grey(self, x: Array, data: Any, name: str) -> Array:
         """Rescaled values to 0..1."""
         if self.window == "bits":
-            bits, signed = int(data.BitsStored), int(data.PixelRepresentation)
-            ends = np.array(
-                [-(1 << (bits - 1)), (1 << (bits - 1)) - 1] if signed else [0, (1 << bits) - 1], float
-            )
+            if data.get("ModalityLUTSequence"):
+                raise InputError(
+                    f"{name} has a modality LUT, whose range its bits do not say",
+                    hint='set window = [centre, width], or "file", in the door file',
+                )
+            ends = np.array(_ends(int(data.BitsStored), int(data.PixelRepresentation)), np.float64)
             low, high = np.sort(_rescale(data, ends, name))
             return np.asarray(np.clip((x - low) / (high - low), 0.0, 1.0))
         function = "LINEAR"
@@ -312,6 +321,11 @@ def _decode(data: Any, name: str) -> Array:
     if stored.shape != (int(data.Rows), int(data.Columns)):
         raise InputError(f"{name}: the picture is not of the declared size")
     return stored.astype(np.float64)
+
+
+def _ends(bits: int, signed: int) -> tuple[int, int]:
+    """Least and largest stored value."""
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
 
 
 def _rescale(data: Any, stored: Array, name: str) -> Array:

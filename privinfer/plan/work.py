@@ -22,6 +22,8 @@ class Work:
 
     Attributes
     ----------
+    pairs : float
+        Parties squared: all of them agree with each other before anything else.
     steps : float
         Steps that have to be walked.
     messages : float
@@ -42,6 +44,7 @@ class Work:
         Bytes that single steps are dealt beyond BULK: memory is touched for the first time there.
     """
 
+    pairs: float = 0
     steps: float = 0
     messages: float = 0
     aes: float = 0
@@ -111,10 +114,12 @@ def count(program: fp.Program, table: Table, batch: int) -> tuple[dict[Phase, Wo
                 multiplied += elements * k
             case _:
                 pass
+    pairs = len(set(table.party.values())) ** 2
     steps = sum(not isinstance(s.operation, _FREE) for s in program.steps)
     found = {
-        Phase.SETUP: Work(steps=len(program.bilinear()), weights=weights, sent=sent[Phase.SETUP], messages=3),
+        Phase.SETUP: Work(pairs=pairs, weights=weights, sent=sent[Phase.SETUP]),
         Phase.OFFLINE: Work(
+            pairs=pairs,
             steps=steps,
             messages=2,
             aes=made,
@@ -126,6 +131,7 @@ def count(program: fp.Program, table: Table, batch: int) -> tuple[dict[Phase, Wo
             bulk=bulk,
         ),
         Phase.ONLINE: Work(
+            pairs=pairs,
             steps=steps,
             messages=roles.rounds(program) + 3,
             aes=2 * read,

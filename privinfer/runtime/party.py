@@ -30,6 +30,7 @@ from privinfer.backends.mpc import Mpc, roles
 from privinfer.errors import ConfigError, InputError, IntegrityError, PrivinferError, TransportError
 from privinfer.graph import ir
 from privinfer.plan.cost import declared_run
+from privinfer.plan.estimate import Estimate, estimate
 from privinfer.protocols.ckks.release import Record
 from privinfer.protocols.commitment import Opening
 from privinfer.protocols.randomness import Scope
@@ -105,6 +106,28 @@ class Session:
             The file is missing, malformed or contradicts itself.
         """
         return cls(Manifest.load(path))
+
+    def estimate(self, model: ir.Model, *, batch: int = 1) -> Estimate:
+        """What this session would cost with each backend; see :func:`privinfer.plan.estimate`.
+
+        Parameters
+        ----------
+        model : Model
+            That it was sealed for.
+        batch : int
+            Rows of a run.
+
+        Returns
+        -------
+        Estimate
+            Seconds, bytes, rounds, memory, trust and price of each choice on each network.
+
+        Raises
+        ------
+        ConfigError
+            The model is not this session's.
+        """
+        return estimate(model, self.manifest, batch=batch)
 
     def join(
         self,

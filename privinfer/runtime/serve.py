@@ -26,6 +26,7 @@ from privinfer.session.manifest import Manifest
 from privinfer.transport.mesh import listen
 from privinfer.transport.router import Route, Router
 
+_POLL_S = 0.1
 MAX_KNOCKING = 64  # threads for those who have not proved who they are
 
 
@@ -57,6 +58,7 @@ class Server:
         self._policy = policy if policy is not None else Policy(config)
         self._slots = Slots(config.sessions, config.queue)
         self._stopping = threading.Event()
+        self._asked = False
         self._lock = threading.Lock()
         self._knocking: OrderedDict[socket.socket, None] = OrderedDict()
         self._context = kn.server_context(config.identity)
@@ -78,13 +80,15 @@ class Server:
         self._log("serving", port=self.address[1])
 
     def request_stop(self) -> None:
-        """Refuse new sessions from now on; safe in a signal handler's thread."""
-        self._stopping.set()
+        """Have :meth:`run` stop; takes no lock, so a signal handler may call it."""
+        self._asked = True
 
     def run(self) -> bool:
         """Serve until :meth:`request_stop`, then finish what runs; says whether all did."""
         self.start()
-        self._stopping.wait()
+        # A signal may reach another thread, and Python handles it once this one runs: so it never waits long.
+        while not self._asked:
+            time.sleep(_POLL_S)
         return self.stop()
 
     def stop(self) -> bool:
@@ -168,7 +172,11 @@ class Server:
             name="session",
             daemon=True,
         )
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives no thread
+            done.close()
+            raise
 
     # -- sessions --------------------------------------------------------------------------------
 
@@ -187,33 +195,30 @@ class Server:
         report: dict[str, Any] | None = None
         self._log("begun", session=short, peer=patient.name)
         try:
-            inputs = service.bring(patient.name)
-            session = Session(manifest)
-            with session.join(
-                service.name,
-                self._config.identity,
-                model=service.model,
-                listener=route,
-                shared=True,
-            ) as party:
-                party.run(inputs)
-                report = party.report
+            report = self._play(manifest, service, patient, route)
         except PrivinferError as error:
             outcome, culprit = error.code, error.culprit
         except Exception as error:  # a bug, which must not take the other sessions with it
             outcome = type(error).__name__
         finally:
-            done()
             memory.give_back()
-        self._meter.ended(outcome, report)
-        self._log(
-            "ended",
-            session=short,
-            code=outcome,
-            culprit=culprit,
-            seconds=round(time.monotonic() - started, 3),
-            bytes=_moved(report),
-        )
+            seconds = round(time.monotonic() - started, 3)
+            self._meter.ended(outcome, report)
+            self._log(
+                "ended", session=short, code=outcome, culprit=culprit, seconds=seconds, bytes=_moved(report)
+            )
+            done()  # last: a server that stops waits for it
+
+    def _play(
+        self, manifest: Manifest, service: Service, patient: PublicIdentity, route: Route
+    ) -> dict[str, Any] | None:
+        """Join and run; what it used is free when it returns."""
+        inputs = service.bring(patient.name)
+        with Session(manifest).join(
+            service.name, self._config.identity, model=service.model, listener=route, shared=True
+        ) as party:
+            party.run(inputs)
+            return party.report
 
 
 def _moved(report: dict[str, Any] | None) -> int | None:

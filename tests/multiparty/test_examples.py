@@ -150,6 +150,15 @@ def test_six_terminals(tmp_path):
     assert list(tmp_path.iterdir()) == []  # all of it happened in a folder that is gone
 
 
+def test_serve(tmp_path):
+    said = run(EXAMPLES / "serve" / "run.sh", "5", cwd=tmp_path)
+    for visit in ("first", "second"):
+        logit = number(rf"{visit} visit: risk [\d.]+% \(logit (-?[\d.]+)\)", said)
+        assert abs(logit - logits(8)[5]) <= 5e-3 + PRINTED
+    assert said.count('"code": "answered"') == 2  # of the hospital
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_six_terminals_readme_and_script_give_the_same_commands():
     readme = (EXAMPLES / "six_terminals" / "README.md").read_text()
     shell = (EXAMPLES / "six_terminals" / "run.sh").read_text()

@@ -68,6 +68,21 @@ def test_relative_error_on_a_million_points(name: str, low: float, high: float) 
     assert (error / np.abs(wanted)).max() <= 1e-4
 
 
+@pytest.mark.parametrize(
+    ("ends", "reach"), [((-8.0, 8.0), None), ((-40.0, 40.0), 8.0), ((-7.99, 8.00001), None)]
+)
+def test_a_range_just_too_long_for_its_cells(ends: tuple[float, float], reach: float | None) -> None:
+    """16 units want 2**m cells and one more: read at 3 x they take no more than 2**m, ends included."""
+    model = curve("sigmoid", *ends, 5e-5, reach)
+    program = compile_program(model.architecture)
+    (table,) = (s for s in program.steps if isinstance(s.operation, fp.Table))
+    (times,) = (s for s in program.steps if isinstance(s.operation, fp.Times))
+    assert isinstance(table.operation, fp.Table)
+    assert (table.operation.cell_bits, table.inputs) == (7, (times.index,))
+    _, error = stray(model, 10)
+    assert error.max() <= output_errors(model)["y"].max() <= 1e-4 + (np.exp(-reach) if reach else 0.0)
+
+
 @pytest.mark.parametrize("name", SLOPES)
 def test_clamped_functions_far_out(name: str) -> None:
     """A table to +-reach, inputs ten times as far."""

@@ -25,6 +25,7 @@ MODEL = ROOT / "examples" / "cohort" / "risk.onnx"
 DRAFT = ROOT / "examples" / "six_terminals" / "session.draft.toml"
 NAMES = ("hospital", "dna_company", "laboratory", "startup", "helper", "patient")
 RANGES = ("--range", "xray=0:1", "--range", "dna=0:2", "--range", "blood=-4:4")
+COMMANDS = ("new", "doctor", "estimate", "run", "page", "keygen", "seal", "party", "deal", "demo")
 USAGE, CONFIG, INPUT, TRANSPORT, STOPPED = 2, 11, 13, 21, 130  # exit codes
 
 
@@ -101,7 +102,7 @@ def test_version(privinfer):
     assert privinfer("--version") == (0, f"privinfer {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["keygen", "seal", "party", "deal", "verify", "demo"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command(privinfer, command):
     code, out, err = privinfer(command, "--help")
     assert (code, err) == (0, "")
@@ -112,8 +113,8 @@ def test_help_lists_the_commands(privinfer):
     code, out, err = privinfer("--help")
     assert (code, err) == (0, "")
     assert re.findall(r"^│ (\w+) {2,}\S", out, re.MULTILINE) == [
-        *("serve", "ask", "keygen", "seal", "commit", "party", "deal", "verify", "demo", "fragment"),
-        *("consent", "door"),
+        *("new", "doctor", "estimate", "run", "page", "serve", "ask"),
+        *("keygen", "seal", "commit", "party", "deal", "verify", "demo", "fragment", "consent", "door"),
     ]
 
 

@@ -98,12 +98,39 @@ def test_a_voi_lut_comes_before_a_window(changed, words: bool) -> None:
     assert np.array_equal(read(changed(VOILUTSequence=[table])), expected)
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"PixelAspectRatio": 2},
+        {"PixelAspectRatio": [1, 2]},
+        {"PatientOrientation": "LF"},
+        {"NumberOfFrames": 2},
+        {"BurnedInAnnotation": "YES"},
+        {"PhotometricInterpretation": "PALETTE COLOR"},
+        {"SamplesPerPixel": 3},
+        {"BitsStored": 7},
+        {"HighBit": 3},
+        {"Rows": 0},
+        {"Rows": 65},
+        {"RescaleSlope": 0},
+        {"WindowWidth": 0},
+        {"VOILUTFunction": "CURVED"},
+    ],
+    ids=str,
+)
+def test_pictures_of_another_kind_are_refused(changed, tags: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"^scan\.dcm"):
+        read(changed(**tags))
+
+
 def test_a_modality_lut_in_place_of_a_slope(changed) -> None:
     table = pydicom.Dataset()
     table.LUTDescriptor = [256, 0, 16]
     table.LUTData = (np.arange(256, dtype="<u2") * 200).tobytes()
     found = read(changed(ModalityLUTSequence=[table]), window=(20000.5, 40001.0))
     assert np.allclose(found, np.clip(STORED * 200 / 40000, 0, 1), atol=1e-12)
+    with pytest.raises(InputError, match="whose range its bits do not say"):
+        read(changed(ModalityLUTSequence=[table]), window="bits")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +177,12 @@ def test_a_missing_decoder_is_named(changed, monkeypatch, syntax: str, module: s
     with pytest.raises(ConfigError, match=f"needs {package}, which is not installed") as refused:
         Dicom().read(path)
     assert ("GPL" in str(refused.value.hint)) == (package == "pylibjpeg-libjpeg")
+
+
+def test_overlays_in_the_bits_above_are_dropped(changed) -> None:
+    pixels = STORED.astype(np.uint16) | np.uint16(1 << 15)
+    path = changed(PixelData=pixels.tobytes(), BitsAllocated=16, BitsStored=10, HighBit=9)
+    assert np.array_equal(read(path, window="bits"), STORED / 1023)
 
 
 def test_orientation(changed) -> None:

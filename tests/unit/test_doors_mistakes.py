@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from privinfer.cli import main as cli
+from privinfer.cli.door import one_sample
 from privinfer.errors import ConfigError
 from privinfer.io.door import digest
 from privinfer.io.spec import read_door
@@ -378,3 +379,18 @@ def test_try_shows_no_value(typed, folder) -> None:
         "shape 1 x 1, range 0..1000\nconverted: 1\n",
         "",
     )
+
+
+def test_a_fragment_takes_one_row_through_a_door(typed, folder) -> None:
+    (folder / "door.toml").write_text(table("albumin_g_l"))
+    arguments = ("fragment", "encrypt", "lab", "blood", "hcv_liver_20.csv", "--range", "0:1")
+    found = typed(*arguments, "--door", "door.toml")
+    assert found == (INPUT, "", form("hcv_liver_20.csv has 20 rows, not one", "pick one with FILE#ROW"))
+    found = typed(*arguments, "--door", "door.toml", "--array", "a")
+    assert found == (
+        CONFIG,
+        "",
+        form("--array and --door exclude each other", "an .npz has arrays, and no door"),
+    )
+    (folder / "door.toml").write_text('identifier = "row_id"\n' + table("albumin_g_l"))
+    assert one_sample("hcv_liver_20.csv#hcv002", folder / "door.toml").tolist() == [46.9]
