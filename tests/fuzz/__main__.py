@@ -54,6 +54,7 @@ def main() -> int:
 def _with_coverage(atheris, asked) -> int:
     with atheris.instrument_imports(include=["privinfer", "cbor2", "tomllib"]):
         from tests.fuzz import corpus, targets
+    place = targets.folder()  # the child's as well, which cannot clear it away
     child = os.fork()  # libFuzzer ends its process
     if not child:
         with tempfile.TemporaryDirectory() as found:
@@ -71,7 +72,7 @@ def _with_coverage(atheris, asked) -> int:
             atheris.Setup([sys.argv[0], *options, found], lambda data: targets.judge(asked.target, data))
             atheris.Fuzz()
     _, status = os.waitpid(child, 0)
-    shutil.rmtree(targets.folder(), ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)
     return os.waitstatus_to_exitcode(status)
 
 
