@@ -111,7 +111,13 @@ IMPOSSIBLE = {
 }
 
 
-@pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in IMPOSSIBLE.items() for v in values])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(f, v) for f, values in IMPOSSIBLE.items() for v in values],
+    ids=[
+        f"{f}-{k}" for f, values in IMPOSSIBLE.items() for k in range(len(values))
+    ],  # some are today's times
+)
 def test_an_impossible_field_is_refused(field: str, value: Any) -> None:
     with pytest.raises(ProtocolViolation, match=rf"{field}|another version") as e:
         Consent.read(resigned(**{field: value}), "patient")
