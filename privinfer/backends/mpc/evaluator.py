@@ -180,7 +180,7 @@ class Evaluator(Idle):
         for step in self.program.sources():
             owner = self.table.owners[step.node]
             data = yield Receive(roles.owner(owner), step.index, inputs.evaluator_size())
-            agree(batch, inputs.parse_seeds(data, owner)[0], owner)
+            agree(batch, [(owner, inputs.parse_seeds(data, owner)[0])])
             kept.append(data)
         rows, _ = roles.cut(batch, self.at_once[roles.AHEAD])
         for step in self.program.steps:
@@ -196,17 +196,20 @@ class Evaluator(Idle):
         stream = Stream(standing.pair, scope, dealing.DEAL)
         masks: dict[int, MaskShare] = {}
         left = self.later or None  # what the chunks before this one left to come
-        rows = 0
+        seeds: dict[int, Seed] = {}
+        said: list[tuple[str, int]] = []
         for step in self.program.sources():
             owner = self.table.owners[step.node]
             data = yield from get(Receive(roles.owner(owner), step.index, inputs.evaluator_size()))
-            said, (seed,) = inputs.parse_seeds(data, owner)
-            left = agree(left, said, owner)
-            rows, self.later = roles.cut(left, self.at_once[network])
-            masks[step.index] = inputs.mask_share(step, (rows, *step.type.shape), seed, scope)
+            count, (seeds[step.index],) = inputs.parse_seeds(data, owner)
+            said.append((owner, count))
+        left = agree(left, said)
+        rows, self.later = roles.cut(left, self.at_once[network])
+        for step in self.program.sources():
+            masks[step.index] = inputs.mask_share(step, (rows, *step.type.shape), seeds[step.index], scope)
         program = roles.choose(self.program, network, rows)
         ready = Prepared(scope, rows, program, masks)
-        self._grant(left or 0)
+        self._grant(left)
         self._draw_noise(ready, standing)
         between = Stream(standing.between, scope, "blind")
         if any(any(roles.passed_on(roles.step_cost(program, s, rows), network)) for s in program.steps):
@@ -227,7 +230,7 @@ class Evaluator(Idle):
         self.prepared = ready
         for role in self.table.party:
             if role.startswith("owner:") or (role.startswith("receiver:") and self.index == 0):
-                yield Send(role, roles.READY, (left or 0).to_bytes(inputs.BATCH_BYTES, "little"))
+                yield Send(role, roles.READY, (left).to_bytes(inputs.BATCH_BYTES, "little"))
 
     def _grant(self, rows: int) -> None:
         """Refuse rows that no budget is left for before anybody sends an input."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from privinfer.backends.base import Idle, Network, Play, Progress, Receive, Send, Table
 from privinfer.backends.mpc import roles
 from privinfer.errors import InputError
@@ -28,11 +31,34 @@ def pair_seed(from_helper: bytes, from_evaluator: bytes) -> Seed:
     return Seed(derive(from_helper, "pair", from_evaluator, size=SEED_BYTES))
 
 
-def agree(batch: int | None, said: int, owner: str) -> int:
-    """The rows that all inputs still bring; InputError names the owner that differs from what is known."""
-    if batch is not None and said != batch:
-        raise InputError(f"brings {said} rows where others bring {batch}", culprit=owner)
-    return said
+def agree(known: int | None, said: Sequence[tuple[str, int]]) -> int:
+    """The rows that all inputs still bring.
+
+    Parameters
+    ----------
+    known : int or None
+        What earlier chunks left to come.
+    said : sequence of (str, int)
+        An owner and its rows, for each input.
+
+    Raises
+    ------
+    InputError
+        They differ; names the owner that differs from what is known, or from most. Of two owners it cannot
+        be told which of them is wrong: both are named.
+    """
+    rows: dict[str, int] = {}
+    for owner, count in said:
+        if rows.setdefault(owner, count) != count:
+            raise InputError(f"brings {count} rows of one input and {rows[owner]} of another", culprit=owner)
+    votes = Counter(rows.values())
+    (most, count), *rest = votes.most_common() if known is None else [(known, 1)]
+    tied = [most, *(value for value, many in rest if many == count)]
+    odd = [owner for owner, value in rows.items() if value != most]
+    if odd:
+        named = odd[0] if len(tied) == 1 else " or ".join(o for o, v in rows.items() if v in tied)
+        raise InputError(f"brings {rows[odd[0]]} rows where others bring {most}", culprit=named)
+    return most
 
 
 class Helper(Idle):
@@ -73,13 +99,17 @@ class Helper(Idle):
             (Stream(self.seeds[0], scope, dealing.DEAL), Stream(self.seeds[1], scope, dealing.DEAL)), scope
         )
         masks: dict[int, MaskPair] = {}
-        rows = 0
+        seeds: dict[int, list[Seed]] = {}
+        said: list[tuple[str, int]] = []
         for step in self.program.sources():
             owner = self.table.owners[step.node]
             data = yield Receive(roles.owner(owner), step.index, inputs.helper_size())
-            said, (first, second) = inputs.parse_seeds(data, owner)
-            left = agree(left, said, owner)
-            rows, self.later = roles.cut(left, self.at_once[network])
+            count, seeds[step.index] = inputs.parse_seeds(data, owner)
+            said.append((owner, count))
+        left = agree(left, said)
+        rows, self.later = roles.cut(left, self.at_once[network])
+        for step in self.program.sources():
+            first, second = seeds[step.index]
             masks[step.index] = inputs.mask_pair(step, (rows, *step.type.shape), (first, second), scope)
         self.batch = rows
         self.answerers.clear()
