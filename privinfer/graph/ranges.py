@@ -214,12 +214,18 @@ def _check_domains(model: ir.Model, bounds: list[Bound]) -> None:
     """
     seen: set[str] = set()
     nodes = {n.name: n.op for n in model.architecture.nodes if isinstance(n.op, ir.Function | ir.Polynomial)}
-    for step in compile_program(model.architecture).steps:
+    steps = compile_program(model.architecture).steps
+    for step in steps:
         op = nodes.get(step.node)
         if op is None or step.node in seen or not enters(step.operation):
             continue
         seen.add(step.node)
-        x = bounds[step.inputs[0]]
+        given = step.inputs[0]
+        if isinstance(steps[given].operation, fp.Times) and steps[given].node != step.node:
+            inner = steps[given].inputs[0]
+            if steps[inner].node == steps[given].node:  # no product of the model's: stretched for its table
+                given = inner
+        x = bounds[given]
         low, high = float(x.low.min()), float(x.high.max())
         if isinstance(op, ir.Polynomial):
             if not x.calibrated:

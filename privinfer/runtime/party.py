@@ -48,7 +48,7 @@ from privinfer.runtime.ahead import (
 from privinfer.runtime.alike import Alike
 from privinfer.runtime.bring import bring, split
 from privinfer.runtime.drive import drive
-from privinfer.runtime.engage import Engaged
+from privinfer.runtime.engage import Engaged, Engagement
 from privinfer.runtime.evidence import Evidence
 from privinfer.runtime.greeting import ARCHITECTURE, OFFERS, greet
 from privinfer.runtime.ledger import ReleaseLedger
@@ -613,13 +613,19 @@ class Party:
         alike.tell(engage.statement(commitments, engage.make_key(self._private, m, self.name), brought))
         if self._evidence is not None:
             self._evidence.opened(run, self._private.openings)
-        said = alike.hear()
-        if self._evidence is not None:
-            self._evidence.entered(run, "live" if self._offer is None else "ahead", alike.signed())
-        engagement = engage.read(m, said)
-        consents.admit(engagement.brought, m, self.name, self._uses, session=session, run=run, rows=rows)
-        self._private.keys.public.update(engagement.keys)
-        return Engaged(engagement, alike)
+        heard: list[Engagement] = []
+
+        def admit(said: dict[str, bytes]) -> bytes:
+            """Before this party shows what it heard: who settles knows that all others admit it too."""
+            if self._evidence is not None:
+                self._evidence.entered(run, "live" if self._offer is None else "ahead", alike.signed())
+            heard.append(engage.read(m, said))
+            consents.admit(heard[0].brought, m, self.name, self._uses, session=session, run=run, rows=rows)
+            return b""
+
+        alike.hear(admit)
+        self._private.keys.public.update(heard[0].keys)
+        return Engaged(heard[0], alike)
 
     def _chunk(self, tally: chunks.Tally, engaged: Engaged, *, ahead: bool) -> int:
         """One inference over the rows that come next; says how many are left."""

@@ -319,7 +319,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "cut.npy").write_bytes((tmp_path / "blood.npy").read_bytes()[:-5])
     np.save("pickled.npy", GOOD.astype(object), allow_pickle=True)
     (tmp_path / "words.csv").write_text("a,b,c\n1,2,3\n")
-    (tmp_path / "blood.txt").write_text("1 2 3\n")
+    (tmp_path / "blood.xls").write_text("1 2 3\n")
     (tmp_path / "cut.toml").write_bytes(stage.manifest().raw[:700])
     (tmp_path / "other.toml").write_bytes(stage.manifest(backend="plain").raw)
     (tmp_path / "half.key").write_bytes(stage.identity("laboratory").private_pem()[:100])
@@ -341,7 +341,7 @@ TYPED = [
     (("laboratory", "--input", "blood=cut.npy"), 13, "cut.npy is truncated or holds no array"),
     (("laboratory", "--input", "blood=pickled.npy"), 13, "pickled.npy is truncated or holds no array"),
     (("laboratory", "--input", "blood=words.csv"), 13, "words.csv is truncated or holds no array"),
-    (("laboratory", "--input", "blood=blood.txt"), 13, "unknown kind of file"),
+    (("laboratory", "--input", "blood=blood.xls"), 13, "unknown kind of file"),
     (("patient", *BLOOD), 13, "patient has to bring no input, not blood"),
     (("nobody",), 11, "nobody is not a party"),
     (

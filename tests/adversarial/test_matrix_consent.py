@@ -65,7 +65,7 @@ def lying(play, consent, revocations=()):
 
     def hook(source, destination, frame):
         if source != kit.PATIENT:
-            if frame.kind is Kind.DATA and stage.kind_of(frame)[1] == "owner":
+            if frame.kind is Kind.DATA and stage.kind_of(frame)[:2] == ("online", "owner"):
                 leaked.append(source)
             return frame
         if frame.kind is Kind.ABORT:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from privinfer.backends.ckks.key_holder import KeyHolder
 from privinfer.errors import IntegrityError
 from privinfer.protocols.ckks import encryption, threshold
 from privinfer.protocols.ckks.keys import KeyShare
+from privinfer.protocols.sealing import Context
 from tests.support import ckks, stats
 from tests.support import simulate_ckks as sim
 from tests.support.ckks_models import FUSION, SHALLOW
@@ -158,8 +160,8 @@ def part_of_modulus(p, key: KeyShare, c) -> float:
     return float(sum(Fraction(abs(v), half) for v in values) / len(values))
 
 
-def ciphertexts(outcome: sim.Outcome) -> Iterator[tuple[str, np.ndarray]]:
-    """Whole ciphertexts that were sent: inputs under the joint key, results under the receiver's."""
+def ciphertexts(played: Simulation, outcome: sim.Outcome) -> Iterator[tuple[str, np.ndarray]]:
+    """Whole ciphertexts that were sent: inputs under the joint key, results unsealed."""
     p, plan = outcome.plan.parameters, outcome.plan
     for m in outcome.transcript:
         if m.phase is Phase.ONLINE and (m.step >= roles.RESULT or roles.INPUT <= m.step < roles.ASK):
@@ -167,7 +169,15 @@ def ciphertexts(outcome: sim.Outcome) -> Iterator[tuple[str, np.ndarray]]:
             one = (
                 plan.outputs[m.step - roles.RESULT] if what == "result" else plan.inputs[m.step - roles.INPUT]
             )
-            yield what, np.frombuffer(m.data, "<u8").astype(np.uint64).reshape(-1, 2, one.level, p.n)[0]
+            data = m.data if what == "input" else unsealed(played, m)
+            yield what, np.frombuffer(data, "<u8").astype(np.uint64).reshape(-1, 2, one.level, p.n)[0]
+
+
+def unsealed(played: Simulation, m: Message) -> bytes:
+    """A result as its receiver sees it, under the seal of the run."""
+    receiver: Any = played.players[m.receiver]
+    context = Context(played.setting.session, receiver.scope, m.step, roles.MODEL_OWNER)
+    return played.privates[m.receiver].keys.open(m.data, context, "nobody")
 
 
 def garbage(p, key, c, tests) -> bool:
@@ -180,7 +190,7 @@ def test_all_shares_but_one_open_nothing(count):
     played, _, outcome = session(SHALLOW, holders=names)
     p, shares = played.setting.parameters, [h._secret for h in holders(played)]
     joint = ckks.total_key(p, shares)
-    sent = list(ciphertexts(outcome))
+    sent = list(ciphertexts(played, outcome))
     assert {what for what, _ in sent} == {"input", "result"}
     for what, c in sent:
         assert (part_of_modulus(p, joint, c) < 2.0**-40) == (what == "input")  # the oracle works
@@ -196,7 +206,7 @@ def test_fewer_than_the_threshold_open_nothing():
     p, setting = played.setting.parameters, played.setting
     access = threshold.Access(names, 3)
     points = {h.name: h._point for h in holders(played)}
-    c = next(c for what, c in ciphertexts(outcome) if what == "input")
+    c = next(c for what, c in ciphertexts(played, outcome) if what == "input")
     right = ckks.total_key(p, [threshold.finish(access, points[n], names[2:]) for n in names[2:]])
     assert part_of_modulus(p, right, c) < 2.0**-40
     smaller = threshold.Access(names, 2)

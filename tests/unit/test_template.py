@@ -50,6 +50,7 @@ def test_all_who_hold_it_seal_the_same_bytes(template, tmp_path):
 def test_every_name_of_the_open_party_is_replaced(draft, tmp_path):
     text = draft.read_text()
     text += '\n[terms]\npurpose = "patient"\nconsent = "patient"\n'
+    text += f'weights = "{"5a" * 32}"\n'
     for file in draft.parent.glob("*.crt"):
         (tmp_path / file.name).write_text(file.read_text())
     (tmp_path / "d.toml").write_text(text)
