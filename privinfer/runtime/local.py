@@ -234,7 +234,7 @@ def run_local(
         run = _run_processes if processes else _run_threads
         with (
             _under_consent(cast, consent, opening, model, identities or {}) as cast,
-            tempfile.TemporaryDirectory(prefix="privinfer-ledger-") as ledgers,
+            _folder(terms.release.limited) as ledgers,
         ):
             result = run(cast, backend, model, rows, progress, identities or {}, ledgers)
         if terms.release.limited:
@@ -325,6 +325,16 @@ def _with_holders(
 
 
 @contextlib.contextmanager
+def _folder(wanted: bool) -> Iterator[str | None]:
+    """A folder for ledgers of this call, where answers are counted; a parent that is killed leaves it."""
+    if not wanted:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="privinfer-ledger-") as folder:
+        yield folder
+
+
+@contextlib.contextmanager
 def _under_consent(
     cast: _Cast,
     consent: consents.Source | None,
@@ -404,7 +414,7 @@ def _run_threads(
     rows: Mapping[str, Any],
     progress: LocalWatcher | None,
     keys: Keys,
-    ledgers: str,
+    ledgers: str | None,
 ) -> Result:
     identities = {
         name: Identity.load(keys[name]) if name in keys else Identity.generate(name, days=2)
@@ -438,7 +448,7 @@ def _run_threads(
                 progress=watch,
                 opening=cast.opening if own is not None else None,
                 receipt=path,
-                ledger=os.path.join(ledgers, name),
+                ledger=ledgers and os.path.join(ledgers, name),
                 uses=None if folder is None else Uses(folder, name),
             ) as party:
                 found[name] = party.run(rows.get(name, {}), **cast.arguments(name))
@@ -523,7 +533,7 @@ def _run_processes(
     rows: Mapping[str, Any],
     progress: LocalWatcher | None,
     keys: Keys,
-    ledgers: str,
+    ledgers: str | None,
 ) -> Result:
     heard: Queue[tuple[str, dict[str, Any] | None]] = Queue()
     workers: dict[str, _Worker] = {}
@@ -545,7 +555,7 @@ def _run_processes(
                 "model": own,
                 "runs": runs,
                 "receipt": cast.receipt(name),
-                "ledger": os.path.join(ledgers, name),
+                "ledger": ledgers and os.path.join(ledgers, name),
                 "uses": cast.ledger(name),
             }
             if own is not None and cast.opening is not None:
