@@ -39,7 +39,7 @@ GOODPUT = 0.87  # of a line's rate, what TCP and TLS leave on one that was idle
 SWITCHING = 3e-4  # seconds a hop beyond half the round trip takes, where there is a network
 
 # How often each count is gone through, all parties together on two cores: fitted, least relative squares, to
-# the medians in benchmarks/results/2026-11-25.json and to the sweep over owners in scaling-2026-11-25.json.
+# the medians in benchmarks/results/planner-2026-11-25.json and to the sweep over owners in scaling-2026-11-25.json.
 # The fit finds no place for AES offline, where it cannot be told from what is sent: half a time, since the
 # helper has two cores for it. `setup` is read off: a term for connecting, which grows with pairs, and one a
 # weight.
@@ -47,25 +47,25 @@ _TWO_CORES = 2
 _FACTORS: dict[Phase, dict[str, float]] = {
     Phase.SETUP: {"pairs": 8.3, "weights": 420.0},
     Phase.OFFLINE: {
-        "start": 11.1,
-        "pairs": 1.12,
-        "steps": 0.93,
-        "aes": 0.5,
-        "multiply_adds": 2.63,
-        "blinded": 11.5,
-        "sent": 3.75,
-        "bulk": 8.4,  # one row decides this one
+        "start": 14.411,
+        "pairs": 2.489,
+        "steps": 1.032,
+        "aes": 0.553,
+        "multiply_adds": 2.481,
+        "blinded": 6.636,
+        "sent": 2.493,
+        "bulk": 2.489,  # one row decides this one
     },
     Phase.ONLINE: {
-        "start": 7.2,
-        "pairs": 0.29,
-        "steps": 0.55,
-        "messages": 11.8,
-        "aes": 1.15,
-        "multiply_adds": 1.4,
-        "words": 78.7,
-        "blinded": 34.9,
-        "sent": 1.69,
+        "start": 11.802,
+        "pairs": 0.453,
+        "steps": 0.528,
+        "messages": 13.089,
+        "aes": 1.148,
+        "multiply_adds": 1.231,
+        "words": 135.671,
+        "blinded": 0.0,
+        "sent": 3.308,
     },
 }
 _SETUP_HOPS = 14  # half round trips of connecting, greeting and agreeing
