@@ -39,7 +39,7 @@ GOODPUT = 0.87  # of a line's rate, what TCP and TLS leave on one that was idle
 SWITCHING = 3e-4  # seconds a hop beyond half the round trip takes, where there is a network
 
 # How often each count is gone through, all parties together on two cores: fitted, least relative squares, to
-# the medians in benchmarks/results/planner-2026-11-25.json and to the sweep over owners in scaling-2026-11-25.json.
+# the medians in benchmarks/results/planner-2026-11-25.json.
 # The fit finds no place for AES offline, where it cannot be told from what is sent: half a time, since the
 # helper has two cores for it. `setup` is read off: a term for connecting, which grows with pairs, and one a
 # weight.
