@@ -1,8 +1,8 @@
 """A party's private folder with a SQLite file in it: what must be on disk before anything happens.
 
 WAL mode with full synchronisation: what was written is durable when the call returns. One process at a time
-holds the folder (flock); folder and files are the party's alone (0700, 0600). Store and ledgers are built on
-it.
+holds the folder (flock), unless it is shared, where each transaction waits for another process's; folder and
+files are the party's alone (0700, 0600). Store and ledgers are built on it.
 """
 
 from __future__ import annotations
@@ -29,17 +29,21 @@ class Folder:
     path : path
         Made where it is missing.
     what : str
-        What errors call it, and the name of its files: ``what.sqlite``.
+        What errors call it.
     schema : str
         SQL that makes the tables where they are missing.
     party : str
         Whose it is.
+    file : str, optional
+        Name of its file without ``.sqlite``; `what` by default.
     lock : str, optional
-        Name of the file that is locked.
+        Name of the file that is locked; ``what.lock`` by default.
+    shared : bool
+        Several processes may have it open.
     damaged : str
         Hint where it is damaged.
     wait : float
-        Seconds to wait for another process, or thread, that has it open.
+        Seconds to wait for another process, or thread, that has it open or, where it is shared, writes.
 
     Raises
     ------
@@ -56,23 +60,28 @@ class Folder:
         schema: str,
         party: str,
         *,
+        file: str | None = None,
         lock: str | None = None,
+        shared: bool = False,
         damaged: str,
         wait: float = 0.0,
     ) -> None:
         self.path = Path(path)
         self._what, self._party, self._hint = what, party, damaged
         self._db: sqlite3.Connection | None = None
+        self._lock = -1
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(
-                self.path / (lock or f"{what}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
-            )
+            if not shared:
+                self._lock = os.open(
+                    self.path / (lock or f"{what}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
+                )
         except OSError as e:
             raise ConfigError(f"{what} {self.path} cannot be used: {(e.strerror or 'error').lower()}") from e
         try:
-            self._take(wait)
-            self._open(schema)
+            if not shared:
+                self._take(wait)
+            self._open(self.path / f"{file or what}.sqlite", schema, wait)
         except _ERRORS as e:
             self.close()
             raise self._refused(e) from None
@@ -100,10 +109,9 @@ class Folder:
                 ) from None
             return
 
-    def _open(self, schema: str) -> None:
-        file = self.path / f"{self._what}.sqlite"
+    def _open(self, file: Path, schema: str, wait: float) -> None:
         os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        db = self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+        db = self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=wait)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.executescript(schema)
@@ -162,12 +170,12 @@ class Folder:
         return self.damaged()
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[None]:
-        """Several statements, all or none; durable at the end."""
+    def write(self, *, dry: bool = False) -> Iterator[None]:
+        """Several statements, all or none; durable at the end, or with `dry` undone."""
         self.rows("BEGIN IMMEDIATE")
         try:
             yield
-            self.rows("COMMIT")
+            self.rows("ROLLBACK" if dry else "COMMIT")
         except BaseException:
             if self._db is not None and self._db.in_transaction:
                 with contextlib.suppress(sqlite3.Error):  # what went wrong before is what counts
