@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +13,6 @@ from privinfer.protocols.commitment import COMMITMENT_BYTES, Opening, digest_of
 from privinfer.runtime.alike import Alike
 from privinfer.runtime.consents import Brought, take
 from privinfer.session import canonical
-from privinfer.session.fragment import Fragment
 from privinfer.session.manifest import Manifest
 
 MAX_STATEMENT = 1 << 18
@@ -39,24 +37,20 @@ class Engagement:
     brought: Brought = field(default_factory=Brought)
 
 
-def commit(private: Private, fragments: Mapping[str, Fragment], session: bytes, run: int) -> dict[str, bytes]:
+def commit(private: Private, session: bytes, run: int) -> dict[str, bytes]:
     """Commit to what this party brings; the openings go into `private`, for masks to derive from them.
 
     Parameters
     ----------
     private : Private
-        With the inputs of this run.
-    fragments : mapping
-        Those that lie in files.
+        With the inputs and fragments of this run.
     session : bytes
         Digest of the agreement.
     run : int
         Number of its first inference.
     """
     digests = {name: digest_of(values) for name, values in private.inputs.items()}
-    for name, fragment in fragments.items():
-        with open(fragment.path, "rb") as file:
-            digests[name] = hashlib.file_digest(file, "sha256").digest()
+    digests |= {name: fragment.digest for name, fragment in private.fragments.items()}
     private.openings.clear()
     private.openings.update({name: Opening.fresh(digest) for name, digest in digests.items()})
     return {

@@ -46,7 +46,7 @@ from privinfer.runtime.ahead import (
     whole,
 )
 from privinfer.runtime.alike import Alike
-from privinfer.runtime.bring import bring, split
+from privinfer.runtime.bring import bring
 from privinfer.runtime.drive import drive
 from privinfer.runtime.engage import Engaged, Engagement
 from privinfer.runtime.evidence import Evidence
@@ -559,14 +559,14 @@ class Party:
             rows = bring(self.manifest, self._table, self._identity, self._private, inputs or {})
             self._bringing = False
             brought = consents.bring(self.manifest, self.name, consent, revocations, self._uses)
-            tally = chunks.Tally()
-            engagement = self._engage(inputs or {}, rows, brought)
             offer = self._offer
             if offer is not None and rows not in (None, offer.batch):
                 raise InputError(
                     f"the store was dealt for batches of {offer.batch} rows",
                     hint="bring as many rows, or join without a store",
                 )
+            tally = chunks.Tally()
+            engagement = self._engage(rows, brought)
             first = self._next
             before = self._office.endpoint.counters.snapshot()
             left: int | None = None
@@ -593,7 +593,7 @@ class Party:
         outputs = tally.outputs()
         return Result(outputs, self.report) if outputs else None
 
-    def _engage(self, inputs: Mapping[str, Any], rows: int | None, brought: consents.Brought) -> Engaged:
+    def _engage(self, rows: int | None, brought: consents.Brought) -> Engaged:
         """Commit to what this party brings, hear what the others commit to, and come under the consent."""
         m, run, session = self.manifest, self._next, self._table.session
         self._office.begin(run)
@@ -609,7 +609,7 @@ class Party:
             self._verify,
             run_context(session, run),
         )
-        commitments = engage.commit(self._private, split(inputs)[1], session, run)
+        commitments = engage.commit(self._private, session, run)
         alike.tell(engage.statement(commitments, engage.make_key(self._private, m, self.name), brought))
         if self._evidence is not None:
             self._evidence.opened(run, self._private.openings)

@@ -106,10 +106,13 @@ class StoredFragment:
     header : FragmentHeader
     data : ndarray of uint64 [count, 2, levels, n]
         Ciphertexts; residues are compared with their moduli by the CKKS backend.
+    digest : bytes
+        SHA-256 of the file.
     """
 
     header: FragmentHeader
     data: U64
+    digest: bytes
 
 
 def is_input_name(name: object) -> bool:
@@ -269,7 +272,7 @@ def read_fragment(
             hint="give the key that privinfer fragment encrypt was run with",
         )
     data = np.frombuffer(file.body, dtype="<u8").astype(np.uint64)
-    return StoredFragment(header, data.reshape(header.count, 2, header.levels, header.n))
+    return StoredFragment(header, data.reshape(header.count, 2, header.levels, header.n), file.digest())
 
 
 def _verified(path: str | os.PathLike[str], owner: PublicIdentity) -> tuple[FragmentHeader, Sealed]:

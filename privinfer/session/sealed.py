@@ -72,6 +72,13 @@ class Sealed:
     prefix: bytes
     signature: bytes
 
+    def digest(self) -> bytes:
+        """SHA-256 of the file, where its body was read."""
+        digest = hashlib.sha256(self.prefix)
+        digest.update(self.body)
+        digest.update(self.signature)
+        return digest.digest()
+
     def verify(self, owner: PublicIdentity, name: str) -> None:
         """Raise IntegrityError where this is not what `owner` signed."""
         try:

@@ -52,11 +52,11 @@ def test_all_there(tmp_path):
 def test_who_commits_to_one_thing_and_encrypts_another(tmp_path, monkeypatch):
     honest, other = engage.commit, stage.rows(seed=9)[OWNER]["x"]
 
-    def lying(private, fragments, session, run):
+    def lying(private, session, run):
         brought = dict(private.inputs)
         private.inputs.update({"x": other} if brought else {})
         try:
-            return honest(private, fragments, session, run)
+            return honest(private, session, run)
         finally:
             private.inputs.update(brought)
 

@@ -421,13 +421,13 @@ def test_who_commits_to_one_thing_and_computes_with_another(tmp_path, monkeypatc
     honest = engage.commit
     other = stage.rows(seed=9)[LIAR]["blood"]
 
-    def lying(private, fragments, session, run):
+    def lying(private, session, run):
         if "blood" not in private.inputs:
-            return honest(private, fragments, session, run)
+            return honest(private, session, run)
         brought = dict(private.inputs)
         private.inputs.update({"blood": other})
         try:
-            return honest(private, fragments, session, run)
+            return honest(private, session, run)
         finally:
             private.inputs.update(brought)
 

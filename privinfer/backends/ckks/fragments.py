@@ -209,12 +209,15 @@ class Loaded:
         Of the fragment: same N as the session's, perhaps more or fewer levels.
     data : ndarray of uint64 [count, 2, levels, N]
         Ciphertexts under the owner's key, at the level of both at most.
+    digest : bytes
+        SHA-256 of the file.
     """
 
     header: FragmentHeader
     layout: Layout
     parameters: Parameters
     data: U64
+    digest: bytes
 
 
 def load(
@@ -262,7 +265,7 @@ def load(
     basis = own.data(own.levels)
     data = _canonical(found.data, own, basis, (header.count, 2), owner.name, title)
     level = min(own.levels, parameters.levels)
-    return Loaded(header, layout, own, np.ascontiguousarray(data[:, :, :level]))
+    return Loaded(header, layout, own, np.ascontiguousarray(data[:, :, :level]), found.digest)
 
 
 def _check_values(

@@ -45,12 +45,14 @@ class Moving(Secret):
         Under the owner's key, at the level at which the plan wants the input.
     record : callable
         The ledger beside the key file.
+    digest : bytes
+        SHA-256 of the fragment's file.
     """
 
-    __slots__ = ("data", "own", "record")
+    __slots__ = ("data", "digest", "own", "record")
 
-    def __init__(self, own: OwnKey, data: U64, record: Record) -> None:
-        self.own, self.data, self.record = own, data, record
+    def __init__(self, own: OwnKey, data: U64, record: Record, digest: bytes) -> None:
+        self.own, self.data, self.record, self.digest = own, data, record, digest
 
 
 def check_at_home(fragment: Fragment, identity: Identity, name: str) -> None:
@@ -123,7 +125,7 @@ def open_fragment(
     if not found.layout.same(source.layout):
         raise InputError(f"{title} is packed otherwise than the session wants it", culprit=identity.name)
     data = np.ascontiguousarray(found.data[:, :, : source.level])
-    return Moving(fragments.for_session(own, parameters), data, record)
+    return Moving(fragments.for_session(own, parameters), data, record, found.digest)
 
 
 @dataclass(frozen=True, slots=True)
