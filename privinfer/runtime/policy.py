@@ -14,9 +14,10 @@ from privinfer.errors import ConfigError, InputError, RefusedError, ReplayError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
 from privinfer.io.arrays import read_array
+from privinfer.session import toml
 from privinfer.session.fragment import Fragment
 from privinfer.session.identity import Identity, PublicIdentity
-from privinfer.session.manifest import MAX_FILE, Manifest, _parse, _read, _split_address, _Table
+from privinfer.session.manifest import Manifest
 from privinfer.session.sealed import is_sealed
 from privinfer.session.template import Template
 
@@ -59,7 +60,7 @@ class Service:
     owned: tuple[str, ...]
 
     @classmethod
-    def read(cls, table: _Table, identity: Identity, folder: Path) -> Self:
+    def read(cls, table: toml.Table, identity: Identity, folder: Path) -> Self:
         """Read ``[[services]]``; sealing it once for a stranger shows whether it can be sealed at all."""
         template = Template.load(folder / table.text("template"))
         sample = template.sample()
@@ -188,7 +189,7 @@ class Config:
             Something is missing, unknown, or does not fit; the message names the key.
         """
         file = Path(path)
-        top = _Table(_parse(_read(file, MAX_FILE, "server file")), "")
+        top = toml.Table(toml.parse(toml.read(file, toml.MAX_FILE, "server file")), "")
         if top.integer("version") != VERSION:
             raise ConfigError(f"version is not {VERSION}")
         identity = Identity.load(file.parent / top.text("identity"))
@@ -214,7 +215,7 @@ class Config:
         return config
 
 
-def _model(table: _Table, folder: Path) -> ir.Model:
+def _model(table: toml.Table, folder: Path) -> ir.Model:
     """The model owner's, with ``ranges = { input = "LOW:HIGH" }`` where the file carries none."""
     ranges: dict[str, tuple[float, float]] = {}
     for key, text in (table.table("ranges").mapping(64) if table.has("ranges") else {}).items():
@@ -227,19 +228,19 @@ def _model(table: _Table, folder: Path) -> ir.Model:
     return from_onnx(folder / table.text("model"), ranges or None, comparison_bits=bits)
 
 
-def _count(top: _Table, key: str, default: int, least: int = 1) -> int:
+def _count(top: toml.Table, key: str, default: int, least: int = 1) -> int:
     value = top.integer(key) if top.has(key) else default
     if not least <= value <= 10_000:
         raise ConfigError(f"{key} is not in {least}..10000")
     return value
 
 
-def _address(top: _Table, key: str, default: str | None) -> tuple[str, int]:
+def _address(top: toml.Table, key: str, default: str | None) -> tuple[str, int]:
     text = default if default is not None and not top.has(key) else top.text(key)
     host, _, port = text.rpartition(":")
     if host in ("0.0.0.0", "[::]") and port.isdigit() and 0 < int(port) < 1 << 16:  # noqa: S104 - as asked
         return host.strip("[]"), int(port)
-    if (found := _split_address(text)) is None:
+    if (found := toml.split_address(text)) is None:
         raise ConfigError(f"{key} is not host:port")
     return found
 

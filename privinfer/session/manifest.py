@@ -9,28 +9,23 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import hashlib
-import ipaddress
 import os
 import re
 import secrets
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from privinfer.errors import ConfigError
+from privinfer.session import toml
 from privinfer.session.identity import MAX_PEM, PublicIdentity, check_name
 from privinfer.session.terms import Release, Terms
 
 VERSION = 1
-MAX_FILE = 1 << 20
-MAX_LINE = 4096  # no line of ours is longer; bounds what nested or dotted TOML can cost
 MAX_PARTIES = 64
 MAX_INPUTS = 256
-MAX_SECONDS = 86400.0
 COMPARISONS = ("auto", "fss", "blinded")
-MAX_NUMBER = 1e7
 BACKENDS = ("plain", "mpc", "ckks", "crypten")
 NONLINEAR = ("polynomial", "exact")
 DEFAULT_DEADLINE = 30.0
@@ -38,8 +33,6 @@ DEFAULT_CONNECT_TIMEOUT = 60.0
 _HEX32 = re.compile(r"[0-9a-f]{32}")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _INSECURE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*", re.IGNORECASE)
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _SEAL = "this looks like a draft: seal it first"
 _KEYGEN = "make a new identity with `privinfer keygen`, and seal the session again"
 
@@ -165,12 +158,12 @@ class Manifest:
         ConfigError
             If it is not a valid one; the message names the key.
         """
-        return cls.loads(_read(Path(path), MAX_FILE, "session file"))
+        return cls.loads(toml.read(Path(path), toml.MAX_FILE, "session file"))
 
     @classmethod
     def loads(cls, raw: bytes) -> Self:
         """Read the bytes of a sealed session file; see :meth:`load`."""
-        top = _Table(_parse(raw), "")
+        top = toml.Table(toml.parse(raw), "")
         top.required("session", hint=_SEAL)
         top.required("model", hint=_SEAL)
         manifest = cls._build(top, top.text("session"), top.text("model"), None)
@@ -194,7 +187,7 @@ class Manifest:
             Commitment to the weights, hex; must agree with the draft's ``terms.weights`` if it has one.
         """
         path = Path(draft_path)
-        top = _Table(_parse(_read(path, MAX_FILE, "draft")), "")
+        top = toml.Table(toml.parse(toml.read(path, toml.MAX_FILE, "draft")), "")
         if top.has("model") and top.text("model") != model_hash:
             raise ConfigError("model is not the one the session is sealed for")
         if top.has("session"):
@@ -203,7 +196,7 @@ class Manifest:
 
     @classmethod
     def _build(
-        cls, top: _Table, session: str, model: str, folder: Path | None, weights: str | None = None
+        cls, top: toml.Table, session: str, model: str, folder: Path | None, weights: str | None = None
     ) -> Self:
         """Build from a parsed file; given a ``folder`` it is a draft, which may leave defaults out."""
         draft = folder is not None
@@ -260,39 +253,39 @@ class Manifest:
         """Return the session file in the one form this library writes."""
         lines = [
             f"version = {VERSION}",
-            f"session = {_quote(self.session)}",
-            f"backend = {_quote(self.backend)}",
-            f"model = {_quote(self.model)}",
+            f"session = {toml.quote(self.session)}",
+            f"backend = {toml.quote(self.backend)}",
+            f"model = {toml.quote(self.model)}",
             f"deadline = {float(self.deadline)!r}",
             f"connect_timeout = {float(self.connect_timeout)!r}",
-            f"insecure = {_array(self.insecure)}",
-            f"comparison = {_quote(self.comparison)}",
+            f"insecure = {toml.array(self.insecure)}",
+            f"comparison = {toml.quote(self.comparison)}",
             f"round_trip_ms = {float(self.round_trip_ms)!r}",
             f"mbit_per_s = {float(self.mbit_per_s)!r}",
             # said only where it is not the default: files from before it existed keep their bytes
-            *([] if self.nonlinear == NONLINEAR[0] else [f"nonlinear = {_quote(self.nonlinear)}"]),
+            *([] if self.nonlinear == NONLINEAR[0] else [f"nonlinear = {toml.quote(self.nonlinear)}"]),
             "",
             "[roles]",
-            f"model_owner = {_quote(self.model_owner)}",
-            f"evaluators = {_array(self.evaluators)}",
+            f"model_owner = {toml.quote(self.model_owner)}",
+            f"evaluators = {toml.array(self.evaluators)}",
         ]
         if self.helper is not None:
-            lines.append(f"helper = {_quote(self.helper)}")
+            lines.append(f"helper = {toml.quote(self.helper)}")
         if self.key_holders:
-            lines.append(f"key_holders = {_array(self.key_holders)}")
+            lines.append(f"key_holders = {toml.array(self.key_holders)}")
             lines.append(f"threshold = {self.threshold}")
         if self.terms != Terms():
             lines += _terms_lines(self.terms)
         for title, table in (("inputs", self.inputs), ("receivers", self.receivers)):
             lines += ["", f"[{title}]"]
-            lines += [f"{_key(name)} = {_quote(party)}" for name, party in table.items()]
+            lines += [f"{toml.bare(name)} = {toml.quote(party)}" for name, party in table.items()]
         for party in self.parties:
             pem = party.certificate_pem.strip()
             lines += [
                 "",
                 "[[parties]]",
-                f"name = {_quote(party.name)}",
-                f"address = {_quote(party.address)}",
+                f"name = {toml.quote(party.name)}",
+                f"address = {toml.quote(party.address)}",
                 f'certificate = """\n{pem}\n"""',
             ]
         return "\n".join(lines) + "\n"
@@ -311,7 +304,7 @@ class Manifest:
         except FileExistsError as exc:
             raise ConfigError(f"{os.fspath(path)} exists already") from exc
         except OSError as exc:
-            raise ConfigError(f"cannot write {os.fspath(path)}: {_reason(exc)}") from exc
+            raise ConfigError(f"cannot write {os.fspath(path)}: {toml.reason(exc)}") from exc
 
     # -- questions -------------------------------------------------------------------------------
 
@@ -369,7 +362,7 @@ def _validate(m: Manifest) -> None:
     if m.backend not in BACKENDS:
         raise ConfigError(f"backend is none of {', '.join(BACKENDS)}")
     for key, seconds in (("deadline", m.deadline), ("connect_timeout", m.connect_timeout)):
-        _check_seconds(key, seconds)
+        toml.check_seconds(key, seconds)
     if m.comparison not in COMPARISONS:
         raise ConfigError(f"comparison is none of {', '.join(COMPARISONS)}")
     if m.nonlinear not in NONLINEAR:
@@ -379,7 +372,7 @@ def _validate(m: Manifest) -> None:
             "nonlinear makes sense for ckks only", hint="mpc computes what is not linear exactly anyway"
         )
     for key, number in (("round_trip_ms", m.round_trip_ms), ("mbit_per_s", m.mbit_per_s)):
-        _check_positive(key, number)
+        toml.check_positive(key, number)
     for i, option in enumerate(m.insecure):
         if not isinstance(option, str) or not _INSECURE.fullmatch(option):
             raise ConfigError(f"insecure[{i}] is not the name of an option")
@@ -397,7 +390,7 @@ def _validate_parties(parties: tuple[Party, ...]) -> None:
     for i, party in enumerate(parties):
         key = f"parties[{i}]"
         check_name(party.name, f"{key}.name")
-        if _split_address(party.address) is None:
+        if toml.split_address(party.address) is None:
             raise ConfigError(f"{key}.address is not host:port", culprit=party.name)
         try:
             identity = party.identity
@@ -444,7 +437,7 @@ def _validate_roles(m: Manifest) -> None:
         if not 1 <= len(table) <= MAX_INPUTS:
             raise ConfigError(f"{title} must have 1 to {MAX_INPUTS} entries")
         for key, name in table.items():
-            _check_key(title, key)
+            toml.check_key(title, key)
             take(f"{title}.{key}", name)
     for name in m.terms.doors:
         if name not in m.inputs:
@@ -504,58 +497,12 @@ def _validate_holders(m: Manifest, take: Callable[[str, object], None]) -> None:
         raise ConfigError("roles.threshold has to name all key holders in exact mode", hint="leave it out")
 
 
-def _check_seconds(key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{key} is not a number of seconds")
-    if not 0 < value <= MAX_SECONDS:  # false for NaN too
-        raise ConfigError(f"{key} must lie above 0 and not above {MAX_SECONDS:g} seconds")
-    return float(value)
-
-
-def _check_positive(key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_NUMBER:
-        raise ConfigError(f"{key} is not a number above 0 and not above {MAX_NUMBER:g}")
-    return float(value)
-
-
-def _check_key(title: str, key: object) -> str:
-    if not isinstance(key, str) or not 1 <= len(key) <= 128 or not key.isprintable():
-        raise ConfigError(f"{title} has a name that is not 1 to 128 printable characters")
-    return key
-
-
-def _split_address(address: str) -> tuple[str, int] | None:
-    """Split ``host:port`` or ``[ipv6]:port``; None if it is neither."""
-    host, colon, digits = address.rpartition(":")
-    if not colon or not re.fullmatch(r"[1-9][0-9]{0,4}", digits) or int(digits) > 65535:
-        return None
-    if host.startswith("[") and host.endswith("]"):
-        try:
-            ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.IPv6Address(host[1:-1])
-        except ValueError:
-            return None
-        if "%" in host:  # a zone means something on one machine only
-            return None
-    else:
-        if len(host) > 253 or not _HOST.fullmatch(host):
-            return None
-        if not re.fullmatch(r"[0-9.]+", host):
-            return host.lower(), int(digits)
-        try:
-            ip = ipaddress.IPv4Address(host)
-        except ValueError:
-            return None
-    if ip.is_unspecified or ip.is_multicast:  # nobody can be dialled there
-        return None
-    return str(ip), int(digits)
-
-
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def _party(entry: _Table, folder: Path | None) -> Party:
+def _party(entry: toml.Table, folder: Path | None) -> Party:
     name = check_name(entry.text("name"), entry.path("name"))
-    address = _split_address(entry.text("address"))
+    address = toml.split_address(entry.text("address"))
     if address is None:
         raise ConfigError(
             f"{entry.path('address')} is not host:port",
@@ -573,7 +520,7 @@ def _party(entry: _Table, folder: Path | None) -> Party:
     else:
         file = folder / entry.text("certificate_file")
         try:
-            pem = _read(file, MAX_PEM, "certificate").decode("ascii")
+            pem = toml.read(file, MAX_PEM, "certificate").decode("ascii")
         except UnicodeDecodeError as exc:
             raise ConfigError(f"{entry.path('certificate_file')} is not a PEM file", culprit=name) from exc
         except ConfigError as exc:
@@ -586,7 +533,7 @@ def _party(entry: _Table, folder: Path | None) -> Party:
     return Party(name, address[0], address[1], pem)
 
 
-def _terms(table: _Table) -> Terms:
+def _terms(table: toml.Table) -> Terms:
     release = Release()
     if table.has("release"):
         found = table.table("release")
@@ -608,155 +555,13 @@ def _terms(table: _Table) -> Terms:
     return terms
 
 
-class _Table:
-    """A TOML table that hands out each key once, with the type asked for, and refuses the rest."""
-
-    def __init__(self, values: Mapping[str, object], where: str) -> None:
-        self._values = values
-        self._where = where
-        self._left = set(values)
-
-    def path(self, key: str) -> str:
-        shown = key if _BARE.fullmatch(key) and len(key) <= 64 else _quote(key[:64])
-        return f"{self._where}.{shown}" if self._where else shown
-
-    def has(self, key: str) -> bool:
-        return key in self._values
-
-    def required(self, key: str, hint: str | None = None) -> object:
-        if key not in self._values:
-            raise ConfigError(f"{self.path(key)} is missing", hint=hint)
-        self._left.discard(key)
-        return self._values[key]
-
-    def finish(self) -> None:
-        if self._left:
-            raise ConfigError(f"{self.path(min(self._left))} is not a known key")
-
-    def text(self, key: str) -> str:
-        value = self.required(key)
-        if not isinstance(value, str):
-            raise ConfigError(f"{self.path(key)} is not a string")
-        return value
-
-    def integer(self, key: str) -> int:
-        value = self.required(key)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ConfigError(f"{self.path(key)} is not an integer")
-        return value
-
-    def flag(self, key: str) -> bool:
-        value = self.required(key)
-        if not isinstance(value, bool):
-            raise ConfigError(f"{self.path(key)} is neither true nor false")
-        return value
-
-    def moment(self, key: str) -> dt.datetime:
-        value = self.required(key)
-        if not isinstance(value, dt.datetime) or value.tzinfo is None:
-            raise ConfigError(
-                f"{self.path(key)} is not a time with its zone", hint="for example 2027-01-31T12:00:00Z"
-            )
-        return value
-
-    def seconds(self, key: str, default: float | None) -> float:
-        if default is not None and not self.has(key):
-            return default
-        return _check_seconds(self.path(key), self.required(key))
-
-    def positive(self, key: str, default: float) -> float:
-        return _check_positive(self.path(key), self.required(key)) if self.has(key) else default
-
-    def texts(self, key: str, most: int) -> tuple[str, ...]:
-        items: list[str] = []
-        for i, value in enumerate(self._list(key, most)):
-            if not isinstance(value, str):
-                raise ConfigError(f"{self.path(key)}[{i}] is not a string")
-            items.append(value)
-        return tuple(items)
-
-    def table(self, key: str) -> _Table:
-        value = self.required(key)
-        if not isinstance(value, dict):
-            raise ConfigError(f"{self.path(key)} is not a table")
-        return _Table(value, self.path(key))
-
-    def tables(self, key: str, most: int) -> list[_Table]:
-        found: list[_Table] = []
-        for i, value in enumerate(self._list(key, most)):
-            if not isinstance(value, dict):
-                raise ConfigError(f"{self.path(key)}[{i}] is not a table")
-            found.append(_Table(value, f"{self.path(key)}[{i}]"))
-        return found
-
-    def mapping(self, most: int) -> dict[str, str]:
-        if not 1 <= len(self._values) <= most:
-            raise ConfigError(f"{self._where} must have 1 to {most} entries")
-        return {_check_key(self._where, key): self.text(key) for key in self._values}
-
-    def _list(self, key: str, most: int) -> list[object]:
-        value = self.required(key)
-        if not isinstance(value, list):
-            raise ConfigError(f"{self.path(key)} is not an array")
-        if len(value) > most:
-            raise ConfigError(f"{self.path(key)} has more than {most} entries")
-        return value
-
-
-def _parse(raw: bytes) -> dict[str, object]:
-    if len(raw) > MAX_FILE:
-        raise ConfigError(f"session file is longer than {MAX_FILE} bytes")
-    if any(len(line) > MAX_LINE for line in raw.split(b"\n")):
-        raise ConfigError(f"session file has a line of more than {MAX_LINE} bytes")
-    try:
-        return tomllib.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as exc:
-        raise ConfigError("session file is not UTF-8") from exc
-    except (ValueError, RecursionError) as exc:  # ValueError: bad TOML, and numbers with too many digits
-        where = re.search(r"line \d+", str(exc))
-        raise ConfigError(f"session file is not TOML{f' ({where[0]})' if where else ''}") from exc
-
-
-def _read(path: Path, most: int, what: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(most + 1)
-    except OSError as exc:
-        raise ConfigError(f"cannot read {what} {path}: {_reason(exc)}") from exc
-    except ValueError as exc:  # a zero byte in the path
-        raise ConfigError(f"cannot read {what}: not a path") from exc
-    if len(data) > most:
-        raise ConfigError(f"{what} {path} is longer than {most} bytes")
-    return data
-
-
-def _reason(exc: OSError) -> str:
-    return (exc.strerror or type(exc).__name__).lower()
-
-
-# -- writing ---------------------------------------------------------------------------------------
-
-
-def _quote(text: str) -> str:
-    """Return a TOML basic string."""
-    parts = []
-    for char in text:
-        if char in '"\\':
-            parts.append("\\" + char)
-        elif ord(char) < 0x20 or ord(char) == 0x7F:
-            parts.append(f"\\u{ord(char):04X}")
-        else:
-            parts.append(char)
-    return '"' + "".join(parts) + '"'
-
-
 def _terms_lines(terms: Terms) -> list[str]:
-    lines = ["", "[terms]", f"purpose = {_quote(terms.purpose)}"]
+    lines = ["", "[terms]", f"purpose = {toml.quote(terms.purpose)}"]
     if terms.expires is not None:
         lines.append(f"expires = {terms.expires.isoformat()}")
     for key in ("consent", "weights"):
         if (value := getattr(terms, key)) is not None:
-            lines.append(f"{key} = {_quote(value)}")
+            lines.append(f"{key} = {toml.quote(value)}")
     lines.append(f"receipts = {str(terms.receipts).lower()}")
     if terms.release != Release():
         lines += ["", "[terms.release]"]
@@ -766,13 +571,5 @@ def _terms_lines(terms: Terms) -> list[str]:
                 lines.append(f"{key} = {value!r}")
     if terms.doors:
         lines += ["", "[terms.doors]"]
-        lines += [f"{_key(name)} = {_quote(door)}" for name, door in terms.doors.items()]
+        lines += [f"{toml.bare(name)} = {toml.quote(door)}" for name, door in terms.doors.items()]
     return lines
-
-
-def _key(name: str) -> str:
-    return name if _BARE.fullmatch(name) else _quote(name)
-
-
-def _array(items: tuple[str, ...]) -> str:
-    return "[" + ", ".join(map(_quote, items)) + "]"

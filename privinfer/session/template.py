@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from privinfer.errors import ConfigError
+from privinfer.session import toml
 from privinfer.session.identity import Identity, PublicIdentity, check_name
-from privinfer.session.manifest import MAX_FILE, Manifest, _parse, _read, _Table
+from privinfer.session.manifest import Manifest
 
 _ADDRESS = "127.0.0.1:1"  # who asks is last in the list: it dials all others, and nobody dials it
 
@@ -59,11 +60,11 @@ class Template:
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a template; certificates that it names by file are looked up beside it."""
         file = Path(path)
-        made = cls(_parse(_read(file, MAX_FILE, "template")), file.parent)
+        made = cls(toml.parse(toml.read(file, toml.MAX_FILE, "template")), file.parent)
         # a draft's certificates are read once: nobody changes them under a server that runs
         for entry in made._content["parties"][:-1]:
             if isinstance(entry, dict) and isinstance(name := entry.get("certificate_file"), str):
-                entry["certificate"] = _read(file.parent / name, 1 << 16, "certificate").decode(
+                entry["certificate"] = toml.read(file.parent / name, 1 << 16, "certificate").decode(
                     "ascii", "replace"
                 )
                 del entry["certificate_file"]
@@ -73,7 +74,7 @@ class Template:
     def from_draft(cls, path: str | os.PathLike[str], model_hash: str) -> Self:
         """Read a draft of a template and give it a model, by the SHA-256 of its architecture."""
         file = Path(path)
-        content = _parse(_read(file, MAX_FILE, "draft"))
+        content = toml.parse(toml.read(file, toml.MAX_FILE, "draft"))
         if content.setdefault("model", model_hash) != model_hash:
             raise ConfigError("model is not the one the template is for")
         return cls(content, file.parent)
@@ -120,5 +121,5 @@ class Template:
         content["parties"] = [*content["parties"][:-1], asking]
         if any(isinstance(p, dict) and p.get("name") == who.name for p in content["parties"][:-1]):
             raise ConfigError(f"{who.name} is another party of this template", culprit=who.name)
-        top = _Table(content, "")
+        top = toml.Table(content, "")
         return Manifest._build(top, session or secrets.token_hex(16), top.text("model"), self._folder)
