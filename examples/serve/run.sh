@@ -3,35 +3,16 @@
 # Keys, records and ports are made in a temporary folder, which goes again at the end.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-repo=$(cd "$here/../.." && pwd)
-command -v privinfer >/dev/null || PATH="$repo/.venv/bin:$PATH"
+source "$here/../terminals.sh"
 model="$repo/examples/cohort/risk.onnx"
 servers=(hospital dna_company laboratory startup helper)
-
-work=$(mktemp -d)
-started=()
-leave() {
-    for pid in ${started[@]+"${started[@]}"}; do kill "$pid" 2>/dev/null || true; done
-    wait
-    rm -rf "$work"
-}
-trap leave EXIT
-trap 'exit 130' INT TERM
-cd "$work"
 
 # keys, the template on free ports, and the servers' files without metrics
 for name in "${servers[@]}" sarah; do privinfer keygen "$name" >/dev/null; done
 mkdir patients
 cp sarah.crt patients/
 cp "$here"/*.toml "$model" .
-python - <<'PORTS'
-import re, socket
-held = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
-ports = iter(held)
-text = open("draft.toml").read()
-text = re.sub(r'address = ".*"', lambda _: f'address = "127.0.0.1:{next(ports).getsockname()[1]}"', text)
-open("draft.toml", "w").write(text)
-PORTS
+free_ports draft.toml
 sed -i.all -E '/^(listen|metrics)/d' hospital.toml dna_company.toml laboratory.toml startup.toml helper.toml
 privinfer seal draft.toml --template --model risk.onnx --out template.toml
 

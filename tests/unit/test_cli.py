@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from privinfer import __version__, from_onnx
-from privinfer.cli import main as cli
 from privinfer.session import Identity, Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,19 +26,6 @@ NAMES = ("hospital", "dna_company", "laboratory", "startup", "helper", "patient"
 RANGES = ("--range", "xray=0:1", "--range", "dna=0:2", "--range", "blood=-4:4")
 COMMANDS = ("new", "doctor", "estimate", "run", "page", "keygen", "seal", "party", "deal", "demo")
 USAGE, CONFIG, INPUT, TRANSPORT, STOPPED = 2, 11, 13, 21, 130  # exit codes
-
-
-@pytest.fixture
-def privinfer(monkeypatch, capsys):
-    """Run the command in this process: (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["privinfer", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return left.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

@@ -6,14 +6,12 @@ import os
 import re
 import shutil
 import stat
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from privinfer.cli import main as cli
 from privinfer.session import Identity, Manifest
 from privinfer.session.consent import Consent, from_file
 from tests.adversarial import stage
@@ -46,15 +44,12 @@ risk = "patient"
 
 
 @pytest.fixture
-def privinfer(monkeypatch: Any, capsys: Any) -> Any:
+def privinfer(privinfer: Any) -> Any:
     """Run the command in this process: standard output, or with `code` the error's two lines."""
 
     def run(*arguments: Any, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["privinfer", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert left.value.code == code, err
+        left, out, err = privinfer(*arguments)
+        assert left == code, err
         assert "Traceback" not in err
         return str(err if code else out)
 

@@ -27,19 +27,6 @@ USAGE, CONFIG, MODEL, INPUT = 2, 11, 12, 13
 REAL = dt.datetime
 
 
-@pytest.fixture
-def privinfer(monkeypatch, capsys):
-    """Run the command in this process: (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["privinfer", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return left.value.code, *capsys.readouterr()
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """A project from `privinfer new`, sealed."""

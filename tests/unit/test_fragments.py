@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import stat
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 
 from privinfer.backends.ckks import fragments
-from privinfer.cli import main as cli
 from privinfer.errors import ConfigError, InputError, IntegrityError
 from privinfer.protocols.ckks import encryption, noise, public_switch, rekey
 from privinfer.protocols.ckks.keys import KeyShare, OwnKey
@@ -272,15 +270,12 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def privinfer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process: (exit code, standard output, standard error)."""
+def privinfer(privinfer: Run) -> Run:
+    """`privinfer fragment`."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["privinfer", "fragment", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(left.value.code or 0), out, err
+        code, out, err = privinfer("fragment", *arguments)
+        return int(code or 0), out, err
 
     return run
 
