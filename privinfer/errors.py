@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 
-def _shown(text: str) -> str:
+def printable(text: str) -> str:
     """What a terminal may be given: names in a stranger's file can hold anything."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
@@ -31,11 +31,11 @@ class PrivinferError(Exception):
     exit_code: ClassVar[int] = 10
 
     def __init__(self, message: str, *, culprit: str | None = None, hint: str | None = None) -> None:
-        message = _shown(message)
+        message = printable(message)
         super().__init__(message)
         self.message = message
         self.culprit = culprit
-        self.hint = None if hint is None else _shown(hint)
+        self.hint = None if hint is None else printable(hint)
 
     def __str__(self) -> str:
         return self.message if self.culprit is None else f"{self.message} (culprit: {self.culprit})"

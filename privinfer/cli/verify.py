@@ -11,7 +11,7 @@ from typing import Any
 import numpy.typing as npt
 import typer
 
-from privinfer.errors import ConfigError, IntegrityError
+from privinfer.errors import ConfigError, IntegrityError, printable
 from privinfer.graph import ir
 from privinfer.runtime.audit import Audit
 from privinfer.session import opening as secret
@@ -146,7 +146,7 @@ def _lines(said: dict[str, Any]) -> list[str]:
 
 def _clean(text: str) -> str:
     """What a stranger wrote, without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:2000])
+    return printable(text[:2000])
 
 
 def _amount(one: Mapping[str, int]) -> str:

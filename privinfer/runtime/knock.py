@@ -30,6 +30,7 @@ from privinfer.errors import (
     ProtocolViolation,
     RefusedError,
     TransportError,
+    printable,
 )
 from privinfer.runtime.party import Result, Session, Watcher
 from privinfer.session import canonical
@@ -128,7 +129,7 @@ def refusal(error: PrivinferError) -> dict[str, canonical.Value]:
 
 
 def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text[:MAX_TEXT])
+    return printable(text[:MAX_TEXT])
 
 
 def _answered(fields: canonical.Fields, peer: str) -> None:

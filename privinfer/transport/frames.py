@@ -25,7 +25,7 @@ import cbor2
 import numpy as np
 import numpy.typing as npt
 
-from privinfer.errors import ProtocolViolation, ReplayError, TransportError
+from privinfer.errors import ProtocolViolation, ReplayError, TransportError, printable
 
 MAGIC = b"PVI1"
 _HEADER = struct.Struct("<4sBBHI16sQ")
@@ -280,7 +280,7 @@ def encode_abort(code: str, message: str, culprit: str | None) -> bytes:
     """
     if not _CODE.fullmatch(code):
         raise ValueError("an error code is PI and three digits")
-    text = "".join(c if c.isprintable() else "?" for c in message[:MAX_ABORT_MESSAGE])
+    text = printable(message[:MAX_ABORT_MESSAGE])
     named = culprit if culprit is not None and _NAME.fullmatch(culprit) else None
     encoded: bytes = cbor2.dumps({"code": code, "culprit": named, "message": text}, canonical=True)
     return encoded
