@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
+from privinfer.backends.base import Outputs
 from privinfer.errors import ConfigError, PrivinferError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
@@ -72,6 +74,16 @@ def check_writable(path: Path | None, *, make: bool = False) -> None:
         raise ConfigError(f"cannot write {path}: {folder} is not a folder")
     if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
         raise ConfigError(f"cannot write {path}")
+
+
+def give_outputs(outputs: Outputs, folder: Path | None) -> None:
+    """A receiver's outputs, as files of a folder or printed."""
+    for shown, value in outputs.items():
+        if folder is not None:
+            np.save(folder / f"{shown}.npy", value)
+            typer.echo(f"{shown} is in {folder / f'{shown}.npy'}")
+        else:
+            typer.echo(f"{shown} {np.array2string(value, precision=6, threshold=1000)}")
 
 
 def write_json(path: Path, content: dict[str, Any] | None) -> None:

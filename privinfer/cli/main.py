@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from privinfer import __version__, insecure
@@ -31,6 +30,7 @@ from privinfer.cli.common import (
     RangeOption,
     check_writable,
     complain,
+    give_outputs,
     load_model,
     pairs,
     write_json,
@@ -239,12 +239,7 @@ def party(
     if result is None:
         typer.echo(f"{name}: done; the result is the receiver's alone", err=True)
         return
-    for shown, value in result.outputs.items():
-        if output is not None:
-            np.save(output / f"{shown}.npy", value)
-            typer.echo(f"{shown} is in {output / f'{shown}.npy'}")
-        else:
-            typer.echo(f"{shown} {np.array2string(value, precision=6, threshold=1000)}")
+    give_outputs(result.outputs, output)
 
 
 @app.command()

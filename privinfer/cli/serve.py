@@ -6,9 +6,9 @@ import signal
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
+from privinfer.cli.common import check_writable, give_outputs
 from privinfer.errors import ConfigError, RefusedError
 from privinfer.graph import ir
 from privinfer.runtime import memory
@@ -60,19 +60,10 @@ def ask(
     ] = 0.0,
 ) -> None:
     """Get one answer from parties that run `privinfer serve`; no port of one's own is needed."""
-    if output is not None:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot make folder {output}: {(error.strerror or '').lower()}") from None
+    check_writable(output / "x" if output is not None else None, make=True)
 
     def again(error: RefusedError) -> None:
         typer.echo(f"{error}; asking again", err=True)
 
     result = ask_them(template, identity, patience=patience, wait=wait, asked=again)
-    for shown, value in result.outputs.items():
-        if output is not None:
-            np.save(output / f"{shown}.npy", value)
-            typer.echo(f"{shown} is in {output / f'{shown}.npy'}")
-        else:
-            typer.echo(f"{shown} {np.array2string(value, precision=6, threshold=1000)}")
+    give_outputs(result.outputs, output)
