@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from privinfer.cli.common import check_writable, give_outputs
-from privinfer.errors import ConfigError, RefusedError
+from privinfer.errors import RefusedError
 from privinfer.graph import ir
 from privinfer.runtime import memory
 from privinfer.runtime.knock import ask as ask_them
@@ -17,6 +17,7 @@ from privinfer.runtime.observe import Log
 from privinfer.runtime.party import check_names
 from privinfer.runtime.policy import Config
 from privinfer.runtime.serve import Server
+from privinfer.session.files import write_new
 from privinfer.session.template import Template
 
 
@@ -42,11 +43,7 @@ def seal_template(draft: Path, architecture: ir.Architecture, out: Path) -> None
     """Write a template for a draft whose last party is open."""
     template = Template.from_draft(draft, architecture.digest())
     check_names(template.sample(), architecture)
-    try:
-        with out.open("x") as file:
-            file.write(template.dumps())
-    except FileExistsError:
-        raise ConfigError(f"{out} exists already") from None
+    write_new(out, template.dumps().encode())
     typer.echo(f"{out}  for {template.open}, whoever that will be")
 
 

@@ -14,7 +14,7 @@ from privinfer.errors import ConfigError, InputError, RefusedError, ReplayError
 from privinfer.graph import ir
 from privinfer.graph.load import from_onnx
 from privinfer.io.arrays import read_array
-from privinfer.session import toml
+from privinfer.session import files, toml
 from privinfer.session.fragment import Fragment
 from privinfer.session.identity import Identity, PublicIdentity
 from privinfer.session.manifest import Manifest
@@ -189,7 +189,7 @@ class Config:
             Something is missing, unknown, or does not fit; the message names the key.
         """
         file = Path(path)
-        top = toml.Table(toml.parse(toml.read(file, toml.MAX_FILE, "server file")), "")
+        top = toml.Table(toml.parse(files.read(file, toml.MAX_FILE, "server file")), "")
         if top.integer("version") != VERSION:
             raise ConfigError(f"version is not {VERSION}")
         identity = Identity.load(file.parent / top.text("identity"))

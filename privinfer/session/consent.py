@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from privinfer.errors import ConfigError, ConsentError, IntegrityError, PrivinferError, ProtocolViolation
-from privinfer.session import canonical
+from privinfer.session import canonical, files
 from privinfer.session.identity import MAX_PEM, NAME, Identity, PublicIdentity
 from privinfer.session.manifest import MAX_INPUTS, MAX_PARTIES, Manifest
 from privinfer.session.terms import MAX_PURPOSE
@@ -320,13 +320,7 @@ def moment(seconds: int) -> str:
 
 def save(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a signed document to a new file; ConfigError where it exists or cannot be written."""
-    try:
-        with open(path, "xb") as file:
-            file.write(data)
-    except FileExistsError:
-        raise ConfigError(f"{os.fspath(path)} exists already", hint="choose another file name") from None
-    except OSError as e:
-        raise ConfigError(f"cannot write {os.fspath(path)}: {(e.strerror or 'error').lower()}") from None
+    files.write_new(path, data, hint="choose another file name")
 
 
 def load(path: str | os.PathLike[str]) -> bytes:

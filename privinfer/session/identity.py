@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from privinfer.errors import ConfigError, ProtocolViolation
+from privinfer.session.files import reason
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 MAX_PEM = 64 * 1024
@@ -236,9 +237,7 @@ class Identity:
             # Non-blocking: a named pipe in the file's place must not hang us.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
         except OSError as exc:
-            raise ConfigError(
-                f"cannot read identity {os.fspath(path)}: {_reason(exc)}", hint=_KEYGEN
-            ) from exc
+            raise ConfigError(f"cannot read identity {os.fspath(path)}: {reason(exc)}", hint=_KEYGEN) from exc
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
             os.close(fd)
@@ -279,7 +278,7 @@ class Identity:
                 f"identity {os.fspath(path)} exists already", hint="choose another file name"
             ) from exc
         except OSError as exc:
-            raise ConfigError(f"cannot write identity {os.fspath(path)}: {_reason(exc)}") from exc
+            raise ConfigError(f"cannot write identity {os.fspath(path)}: {reason(exc)}") from exc
         with open(fd, "wb") as file:
             file.write(self.private_pem())
             file.flush()
@@ -362,7 +361,3 @@ def _name_of(certificate: x509.Certificate) -> str:
     if names != [x509.DNSName(name)]:
         raise ConfigError("certificate must have its common name as only DNS name", hint=_KEYGEN)
     return name
-
-
-def _reason(exc: OSError) -> str:
-    return (exc.strerror or type(exc).__name__).lower()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from privinfer.errors import ConfigError
-from privinfer.session import toml
+from privinfer.session import files, toml
 from privinfer.session.identity import MAX_PEM, PublicIdentity, check_name
 from privinfer.session.terms import Release, Terms
 
@@ -158,7 +158,7 @@ class Manifest:
         ConfigError
             If it is not a valid one; the message names the key.
         """
-        return cls.loads(toml.read(Path(path), toml.MAX_FILE, "session file"))
+        return cls.loads(files.read(Path(path), toml.MAX_FILE, "session file"))
 
     @classmethod
     def loads(cls, raw: bytes) -> Self:
@@ -187,7 +187,7 @@ class Manifest:
             Commitment to the weights, hex; must agree with the draft's ``terms.weights`` if it has one.
         """
         path = Path(draft_path)
-        top = toml.Table(toml.parse(toml.read(path, toml.MAX_FILE, "draft")), "")
+        top = toml.Table(toml.parse(files.read(path, toml.MAX_FILE, "draft")), "")
         if top.has("model") and top.text("model") != model_hash:
             raise ConfigError("model is not the one the session is sealed for")
         if top.has("session"):
@@ -298,13 +298,7 @@ class Manifest:
         ConfigError
             If the file exists or cannot be written.
         """
-        try:
-            with open(path, "xb") as file:
-                file.write(self.raw)
-        except FileExistsError as exc:
-            raise ConfigError(f"{os.fspath(path)} exists already") from exc
-        except OSError as exc:
-            raise ConfigError(f"cannot write {os.fspath(path)}: {toml.reason(exc)}") from exc
+        files.write_new(path, self.raw)
 
     # -- questions -------------------------------------------------------------------------------
 
@@ -520,7 +514,7 @@ def _party(entry: toml.Table, folder: Path | None) -> Party:
     else:
         file = folder / entry.text("certificate_file")
         try:
-            pem = toml.read(file, MAX_PEM, "certificate").decode("ascii")
+            pem = files.read(file, MAX_PEM, "certificate").decode("ascii")
         except UnicodeDecodeError as exc:
             raise ConfigError(f"{entry.path('certificate_file')} is not a PEM file", culprit=name) from exc
         except ConfigError as exc:

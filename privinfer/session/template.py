@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from privinfer.errors import ConfigError
-from privinfer.session import toml
+from privinfer.session import files, toml
 from privinfer.session.identity import Identity, PublicIdentity, check_name
 from privinfer.session.manifest import Manifest
 
@@ -60,11 +60,11 @@ class Template:
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a template; certificates that it names by file are looked up beside it."""
         file = Path(path)
-        made = cls(toml.parse(toml.read(file, toml.MAX_FILE, "template")), file.parent)
+        made = cls(toml.parse(files.read(file, toml.MAX_FILE, "template")), file.parent)
         # a draft's certificates are read once: nobody changes them under a server that runs
         for entry in made._content["parties"][:-1]:
             if isinstance(entry, dict) and isinstance(name := entry.get("certificate_file"), str):
-                entry["certificate"] = toml.read(file.parent / name, 1 << 16, "certificate").decode(
+                entry["certificate"] = files.read(file.parent / name, 1 << 16, "certificate").decode(
                     "ascii", "replace"
                 )
                 del entry["certificate_file"]
@@ -74,7 +74,7 @@ class Template:
     def from_draft(cls, path: str | os.PathLike[str], model_hash: str) -> Self:
         """Read a draft of a template and give it a model, by the SHA-256 of its architecture."""
         file = Path(path)
-        content = toml.parse(toml.read(file, toml.MAX_FILE, "draft"))
+        content = toml.parse(files.read(file, toml.MAX_FILE, "draft"))
         if content.setdefault("model", model_hash) != model_hash:
             raise ConfigError("model is not the one the template is for")
         return cls(content, file.parent)

@@ -10,7 +10,6 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 
 from privinfer.errors import ConfigError
 
@@ -193,25 +192,6 @@ def parse(raw: bytes) -> dict[str, object]:
     except (ValueError, RecursionError) as exc:  # ValueError: bad TOML, and numbers with too many digits
         where = re.search(r"line \d+", str(exc))
         raise ConfigError(f"session file is not TOML{f' ({where[0]})' if where else ''}") from exc
-
-
-def read(path: Path, most: int, what: str) -> bytes:
-    """Bytes of a file of at most `most`; `what` is what errors call it."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(most + 1)
-    except OSError as exc:
-        raise ConfigError(f"cannot read {what} {path}: {reason(exc)}") from exc
-    except ValueError as exc:  # a zero byte in the path
-        raise ConfigError(f"cannot read {what}: not a path") from exc
-    if len(data) > most:
-        raise ConfigError(f"{what} {path} is longer than {most} bytes")
-    return data
-
-
-def reason(exc: OSError) -> str:
-    """What an operating system's error says."""
-    return (exc.strerror or type(exc).__name__).lower()
 
 
 def quote(text: str) -> str:
